@@ -1,0 +1,280 @@
+"""Settings as frozen dataclasses; every check names the flag that sets the field.
+
+Defaults stand here once: the command line, the library, ``snvrag.toml`` and the docs read them.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from snvrag.errors import InputError, UsageError
+
+DEFAULT_WINDOW_SIZE = 511
+DEFAULT_MAX_SEQ_LEN = 512
+SOS_TOKENS = 1
+TOML_NAME = "snvrag.toml"
+_MAX_TOML_BYTES = 1 << 20
+
+
+def _require(condition: bool, message: str, hint: str | None = None) -> None:
+    if not condition:
+        raise UsageError(message, hint)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowConfig:
+    """Window size in SNPs and the model's sequence length in tokens.
+
+    One SOS token precedes the sites, so ``window_size + 1 <= max_seq_len``; ``max_seq_len`` is
+    never derived from ``window_size``.
+    """
+
+    window_size: int = DEFAULT_WINDOW_SIZE
+    max_seq_len: int = DEFAULT_MAX_SEQ_LEN
+
+    def __post_init__(self) -> None:
+        _require(
+            self.window_size >= 1,
+            f"--window-size {self.window_size}: a window needs at least one SNP",
+        )
+        needed = self.window_size + SOS_TOKENS
+        _require(
+            needed <= self.max_seq_len,
+            f"--window-size {self.window_size} needs {needed} tokens ({self.window_size} SNPs + "
+            f"1 SOS), but MAX_SEQ_LEN is {self.max_seq_len}",
+            f"add --max-seq-len {needed}, or use --window-size {self.max_seq_len - SOS_TOKENS}"
+            if self.max_seq_len > SOS_TOKENS
+            else f"add --max-seq-len {needed}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MaskConfig:
+    """AF-guided masks: rare sites at ``rare_rate``, common ones at the curriculum's rate."""
+
+    levels: tuple[float, ...] = (0.30, 0.40, 0.50, 0.60, 0.70, 0.80)
+    raise_every: int = 2
+    rare_threshold: float = 0.05
+    rare_rate: float = 0.70
+    validation_rate: float = 0.50
+    validation_seed: int = 2024
+
+    def __post_init__(self) -> None:
+        _require(len(self.levels) > 0, "--mask-levels: at least one mask rate is needed")
+        for rate in (*self.levels, self.rare_rate, self.validation_rate):
+            _require(0.0 <= rate <= 1.0, f"mask rate {rate}: a rate lies between 0 and 1")
+        _require(self.raise_every >= 1, "--mask-raise-every: must be at least one epoch")
+        _require(0.0 <= self.rare_threshold <= 0.5, "--rare-threshold: lies between 0 and 0.5")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape of the network; see ``docs/model.md`` for the equations."""
+
+    dims: int = 64
+    """Width D of every token's vector."""
+    layers: int = 2
+    """Transformer blocks."""
+    heads: int = 2
+    """Attention heads; divides ``dims``."""
+    k: int = 4
+    """Retrieved haplotypes that are encoded and fused, per query haplotype."""
+    evidence_k: int = 32
+    """Retrieved haplotypes that only the evidence features look at; at least 8, at least ``k``."""
+    af_frequencies: int = 16
+    """Learned Fourier frequencies of the allele-frequency encoder."""
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("dims", "layers", "heads", "k", "af_frequencies"):
+            _require(getattr(self, name) >= 1, f"--{name.replace('_', '-')}: must be at least 1")
+        _require(
+            self.dims % (2 * self.heads) == 0,
+            f"--dims {self.dims} is no even multiple of --heads {self.heads}",
+            "the heads share the dims evenly, and the position code needs pairs of dims",
+        )
+        _require(
+            self.evidence_k >= max(8, self.k),
+            f"--evidence-k {self.evidence_k}: must be at least 8 and at least --k {self.k}",
+        )
+        _require(0.0 <= self.dropout < 1.0, f"--dropout {self.dropout}: lies in [0, 1)")
+
+
+PRESETS: Mapping[str, ModelConfig] = {
+    "tiny": ModelConfig(dims=64, layers=2, heads=2, k=4, dropout=0.0),
+    "small": ModelConfig(dims=128, layers=4, heads=4, k=4, dropout=0.05),
+    "base": ModelConfig(dims=384, layers=12, heads=12, k=1, af_frequencies=32, dropout=0.1),
+}
+PRESET_NAMES = ("auto", *PRESETS)
+
+
+def resolve_preset(name: str, *, cuda: bool) -> str:
+    """The preset behind ``name``: ``auto`` is ``base`` with CUDA and ``tiny`` without.
+
+    Raises:
+        UsageError: there is no preset of that name.
+    """
+    if name == "auto":
+        return "base" if cuda else "tiny"
+    _require(
+        name in PRESETS, f"--preset {name}: unknown preset", f"one of {', '.join(PRESET_NAMES)}"
+    )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How training goes, apart from the shape of the network."""
+
+    epochs: int = 20
+    batch_size: int = 72
+    """Samples of one window per batch; each sample brings all its haplotypes."""
+    accumulate: int = 1
+    """Batches per optimiser step."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    """Optimiser steps of linear warm-up, before the cosine decay to a tenth of ``lr``."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    focal_gamma: float = 0.0
+    """0 is cross-entropy, which keeps dosages calibrated; the original used 2."""
+    patience: int = 5
+    """Epochs without improvement of the rare-variant metric before training stops."""
+    min_delta: float = 0.001
+    flank_windows: int = 1
+    """Windows to either side whose observed sites count as evidence."""
+    flank_observed: int = 8
+    """Observed sites to either side of the window that help to rank haplotypes."""
+    min_observed: int = 40
+    """Ranking reaches further into the flanks until it has this many observed sites."""
+    validation_fraction: float = 0.1
+    """Share of the panel's samples held out for validation."""
+    validation_batch: int = 48
+    checkpoint_every: int = 0
+    """Optimiser steps between checkpoints; 0 is every 20 seconds. Each epoch's end saves one."""
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "patience",
+            "validation_batch",
+        ):
+            value = getattr(self, name)
+            _require(value >= 1, f"--{name.replace('_', '-')} {value}: must be at least 1")
+        for name in (
+            "warmup_steps",
+            "flank_windows",
+            "flank_observed",
+            "min_observed",
+            "checkpoint_every",
+            "seed",
+        ):
+            value = getattr(self, name)
+            _require(value >= 0, f"--{name.replace('_', '-')} {value}: must not be negative")
+        _require(self.lr > 0, f"--lr {self.lr}: must be positive")
+        _require(self.clip > 0, f"--clip {self.clip}: must be positive")
+        _require(self.focal_gamma >= 0, f"--gamma {self.focal_gamma}: must not be negative")
+        _require(
+            0.0 < self.validation_fraction < 1.0,
+            f"--validation-fraction {self.validation_fraction}: lies between 0 and 1",
+        )
+
+
+# A small network takes small batches and large steps; `base` keeps the original's figures.
+PRESET_TRAINING: Mapping[str, TrainConfig] = {
+    "tiny": TrainConfig(epochs=4, batch_size=16, lr=2e-3, warmup_steps=20),
+    "small": TrainConfig(epochs=8, batch_size=24, lr=1e-3, warmup_steps=50),
+    "base": TrainConfig(epochs=20, batch_size=72, lr=2e-4, warmup_steps=500, accumulate=2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything that decides a training run's weights, as saved in ``config.json``."""
+
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def from_mapping(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:
+    """Build config dataclass ``cls`` from ``data``, refusing unknown keys and wrong types.
+
+    Raises:
+        InputError: ``where`` (a file, for the message) has an unknown key or a wrong type.
+        UsageError: a value is out of range.
+    """
+    known = {f.name: f for f in fields(cls)}
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in known:
+            raise InputError(
+                f"{where}: unknown setting {key!r}", f"known settings: {', '.join(sorted(known))}"
+            )
+        kind = known[key].type
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)  # noqa: PLW2901
+        if kind == tuple[float, ...] and isinstance(value, list):
+            value = tuple(float(item) for item in value)  # noqa: PLW2901
+        if isinstance(kind, type) and kind in (int, float, str) and type(value) is not kind:
+            raise InputError(
+                f"{where}: {key} is {value!r}, where {kind.__name__} is needed", "correct the value"
+            )
+        values[key] = value
+    return cls(**values)
+
+
+def run_config_from_json(data: Mapping[str, Any], where: str) -> RunConfig:
+    """Read a :class:`RunConfig` back from its ``dataclasses.asdict`` form."""
+    parts = {
+        "windows": WindowConfig,
+        "mask": MaskConfig,
+        "model": ModelConfig,
+        "train": TrainConfig,
+    }
+    unknown = set(data) - set(parts)
+    if unknown:
+        raise InputError(f"{where}: unknown section {sorted(unknown)[0]!r}")
+    built = {}
+    for name, cls in parts.items():
+        section = data.get(name, {})
+        if not isinstance(section, Mapping):
+            raise InputError(f"{where}: section {name!r} is not a table")
+        built[name] = from_mapping(cls, section, f"{where}, section {name}")
+    return RunConfig(**built)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a ``snvrag.toml``: the keys of ``snvrag train``'s options, under ``[train]``.
+
+    Raises:
+        InputError: the file is unreadable, too large, not TOML, or has another top-level table.
+    """
+    try:
+        if path.stat().st_size > _MAX_TOML_BYTES:
+            raise InputError(
+                f"{path}: larger than the {_MAX_TOML_BYTES:,} bytes a setting file may have"
+            )
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(
+            f"{path}: is not valid TOML ({error})", "see README, 'snvrag.toml'"
+        ) from error
+    extra = set(data) - {"train"}
+    if extra or not isinstance(data.get("train", {}), dict):
+        raise InputError(
+            f"{path}: {sorted(extra)[0] if extra else 'train'!r} is not understood",
+            "settings stand in one table named [train]",
+        )
+    settings: dict[str, Any] = data.get("train", {})
+    return settings

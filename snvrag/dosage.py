@@ -1,0 +1,76 @@
+"""Allele frequency, dosage and accuracy: every formula once.
+
+Haplotype probabilities p are P(ALT); a diploid dosage is DS = p1 + p2.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def minor_allele_frequency(af: NDArray[np.floating]) -> NDArray[np.float64]:
+    """MAF = min(AF, 1 - AF): float64, shaped like ``af``."""
+    frequency = np.asarray(af, dtype=np.float64)
+    return np.minimum(frequency, 1.0 - frequency)
+
+
+def leave_one_out_counts(
+    ac: NDArray[np.integer],
+    an: NDArray[np.integer],
+    own_alt: NDArray[np.integer],
+    own_n: NDArray[np.integer],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """ALT and total counts without the query's own alleles.
+
+    Args:
+        ac: ALT counts [sites].
+        an: counts of called haplotypes [sites].
+        own_alt: ALT alleles of each query's own sample [queries, sites], 0 if not in ``ac``.
+        own_n: haplotypes of each query's own sample [queries, 1], 0 if not in ``an``.
+
+    Returns:
+        ``(ac - own_alt, an - own_n)``, each int64 [queries, sites].
+    """
+    counts = np.asarray(ac, dtype=np.int64) - np.asarray(own_alt, dtype=np.int64)
+    totals = np.asarray(an, dtype=np.int64) - np.asarray(own_n, dtype=np.int64)
+    return counts, np.broadcast_to(totals, counts.shape)
+
+
+@dataclass(slots=True)
+class PooledR2:
+    """Squared Pearson correlation of truth and dosage, accumulated in float64.
+
+    r² = cov(t, d)² / (var(t) var(d)) over all pairs added; NaN where either is constant.
+    """
+
+    n: int = 0
+    t: float = 0.0
+    d: float = 0.0
+    tt: float = 0.0
+    dd: float = 0.0
+    td: float = 0.0
+
+    def add(self, truth: NDArray[np.floating], dosage: NDArray[np.floating]) -> None:
+        """Add pairs of true and imputed dosage, two arrays of one shape."""
+        x = np.asarray(truth, dtype=np.float64).ravel()
+        y = np.asarray(dosage, dtype=np.float64).ravel()
+        self.n += x.size
+        self.t += float(x.sum())
+        self.d += float(y.sum())
+        self.tt += float(x @ x)
+        self.dd += float(y @ y)
+        self.td += float(x @ y)
+
+    def value(self) -> float:
+        """The squared correlation so far."""
+        if self.n == 0:
+            return float("nan")
+        var_t = self.tt - self.t * self.t / self.n
+        var_d = self.dd - self.d * self.d / self.n
+        cov = self.td - self.t * self.d / self.n
+        # Below this a "variance" is the rounding error of the sums.
+        floor = 1e-12 * max(self.tt, self.dd, 1.0)
+        if var_t <= floor or var_d <= floor:
+            return float("nan")
+        return cov * cov / (var_t * var_d)

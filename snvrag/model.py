@@ -1,0 +1,248 @@
+"""RAG-BERT: a transformer over one window's tokens, fused with retrieved haplotypes.
+
+* One row is one haplotype of one window: ``[SOS, s_1 … s_n, PAD …]``, L = ``max_seq_len`` tokens.
+* Embedding = token + sinusoidal position + Fourier features of the ALT frequency.
+* Retrieved haplotypes are embedded complete (unmasked), with gradient, by the same embedding,
+  pooled over K by a learned softmax and gated into the query before the transformer.
+* Pre-norm blocks with fused attention; padding takes no part in attention.
+* The output logit is ``prior logit + Δ``. The last layer that makes Δ starts at zero, so an
+  untrained model predicts exactly the prior.
+
+Pure torch: no files, no command line, no retrieval.
+"""
+
+import hashlib
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snvrag.config import ModelConfig
+from snvrag.evidence import N_FEATURES
+
+PAD, SOS, MASK, REF, ALT = range(5)
+N_TOKENS = 5
+
+
+def to_sequence(x: Tensor, max_seq_len: int, *, first: float = 0, fill: float = 0) -> Tensor:
+    """Shift per-site values behind the SOS and pad them: [..., n] becomes [..., max_seq_len].
+
+    Every per-site array goes through here, which is what keeps tokens, mask, frequency, evidence
+    and labels in step: site i stands at position i + 1.
+    """
+    padding = max_seq_len - 1 - x.shape[-1]
+    if padding < 0:
+        raise ValueError(f"{x.shape[-1]} sites and one SOS do not fit {max_seq_len} tokens")
+    sos = x.new_full((*x.shape[:-1], 1), first)
+    return torch.cat([sos, x, x.new_full((*x.shape[:-1], padding), fill)], dim=-1)
+
+
+def allele_tokens(alleles: Tensor, max_seq_len: int, masked: Tensor | None = None) -> Tensor:
+    """Token rows of 0/1 alleles: int64 [..., max_seq_len]; MASK where ``masked`` [n] is True."""
+    tokens = alleles.long() + REF
+    if masked is not None:
+        tokens = torch.where(masked, MASK, tokens)
+    return to_sequence(tokens, max_seq_len, first=SOS, fill=PAD)
+
+
+def sinusoidal_positions(length: int, dims: int) -> Tensor:
+    """Sine and cosine position code of Vaswani et al. 2017: float32 [length, dims]."""
+    position = torch.arange(length, dtype=torch.float32)[:, None]
+    rate = torch.exp(torch.arange(0, dims, 2, dtype=torch.float32) * (-math.log(1e4) / dims))
+    code = torch.zeros(length, dims)
+    code[:, 0::2] = torch.sin(position * rate)
+    code[:, 1::2] = torch.cos(position * rate)
+    return code
+
+
+class FrequencyEncoder(nn.Module):
+    """Fourier features of the ALT frequency, then a two-layer MLP: [..., L] to [..., L, D]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        # Rates from 1 to 100 tell apart frequencies from a half down to a hundredth.
+        self.rates = nn.Parameter(torch.logspace(0, 2, config.af_frequencies))
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * config.af_frequencies, config.dims),
+            nn.GELU(),
+            nn.Linear(config.dims, config.dims),
+        )
+
+    def forward(self, af: Tensor) -> Tensor:
+        """Encode ALT frequencies in [0, 1]."""
+        angle = 2 * math.pi * af[..., None] * self.rates
+        encoded: Tensor = self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1))
+        return encoded
+
+
+class SiteEmbedding(nn.Module):
+    """Token + position + frequency, the additive embedding shared by query and reference."""
+
+    def __init__(self, config: ModelConfig, max_seq_len: int) -> None:
+        super().__init__()
+        self.token = nn.Embedding(N_TOKENS, config.dims, padding_idx=PAD)
+        self.frequency = FrequencyEncoder(config)
+        self.register_buffer(
+            "position", sinusoidal_positions(max_seq_len, config.dims), persistent=False
+        )
+        nn.init.normal_(self.token.weight, std=0.5)
+        with torch.no_grad():
+            self.token.weight[PAD].zero_()
+
+    def context(self, af: Tensor) -> Tensor:
+        """The part that all haplotypes of a sample share: position + frequency, [..., L, D]."""
+        position: Tensor = self.get_buffer("position")
+        shared: Tensor = self.frequency(af) + position
+        return shared
+
+    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """Embed tokens int [..., L] within ``context`` [..., L, D]."""
+        embedded: Tensor = self.token(tokens) + context
+        return embedded
+
+    def fingerprint(self) -> str:
+        """Hex digest of the embedding's weights, which an ``embedding`` index depends on."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+class RetrievalFusion(nn.Module):
+    """Pool K retrieved haplotypes per site and gate them into the query."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.score = nn.Linear(config.dims, 1, bias=False)
+        # exp(-2 log(1 + d)) is the weight of the vote, so pooling starts as that vote.
+        self.sharpness = nn.Parameter(torch.tensor(2.0))
+        self.gate = nn.Linear(3 * config.dims, config.dims)
+        self.value = nn.Linear(config.dims, config.dims)
+
+    def forward(
+        self, query: Tensor, retrieved: Tensor, distances: Tensor, valid: Tensor, context: Tensor
+    ) -> Tensor:
+        """Fuse.
+
+        Args:
+            query: [R, L, D].
+            retrieved: [R, K, L, D], embedded complete haplotypes.
+            distances: float32 [R, K], Hamming.
+            valid: bool [R, K].
+            context: [R, L, D], position and frequency.
+
+        Returns:
+            [R, L, D]; equal to ``query`` for a row without any valid neighbour.
+        """
+        score = (
+            self.score(retrieved).squeeze(-1) - self.sharpness * torch.log1p(distances)[..., None]
+        )
+        score = score.masked_fill(~valid[..., None], -1e9)
+        pooled = torch.einsum("rkl,rkld->rld", score.softmax(dim=1), retrieved)
+        gate = torch.sigmoid(self.gate(torch.cat([query, pooled, context], dim=-1)))
+        some = valid.any(dim=1)[:, None, None]
+        return query + torch.where(some, gate * self.value(pooled), 0.0)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention, then a four-fold GELU feed-forward layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.norm_attention = nn.LayerNorm(config.dims)
+        self.qkv = nn.Linear(config.dims, 3 * config.dims)
+        self.out = nn.Linear(config.dims, config.dims)
+        self.norm_feed = nn.LayerNorm(config.dims)
+        self.up = nn.Linear(config.dims, 4 * config.dims)
+        self.down = nn.Linear(4 * config.dims, config.dims)
+
+    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
+        """Transform [R, L, D]; ``attend`` bool [R, 1, 1, L] is False at padding, None if none."""
+        rows, length, dims = x.shape
+        qkv = self.qkv(self.norm_attention(x))
+        # Shape: 3 x (R, H, L, D / H)
+        q, k, v = qkv.view(rows, length, 3, self.heads, dims // self.heads).permute(2, 0, 3, 1, 4)
+        # No dropout on the attention weights: with it, the CPU has no fused kernel.
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
+        mixed = self.out(mixed.transpose(1, 2).reshape(rows, length, dims))
+        x = x + F.dropout(mixed, self.dropout, self.training)
+        fed = self.down(F.gelu(self.up(self.norm_feed(x))))
+        return x + F.dropout(fed, self.dropout, self.training)
+
+
+class RagBert(nn.Module):
+    """The whole network; see the module's docstring."""
+
+    def __init__(self, config: ModelConfig, max_seq_len: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = SiteEmbedding(config, max_seq_len)
+        self.fusion = RetrievalFusion(config)
+        self.evidence = nn.Linear(N_FEATURES, config.dims)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.dims)
+        self.hidden = nn.Linear(config.dims + N_FEATURES, config.dims)
+        self.delta = nn.Linear(config.dims, 1)
+        nn.init.zeros_(self.delta.weight)
+        nn.init.zeros_(self.delta.bias)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        af: Tensor,
+        row_sample: Tensor,
+        retrieved: Tensor,
+        distances: Tensor,
+        valid: Tensor,
+        features: Tensor,
+        prior_logit: Tensor,
+    ) -> Tensor:
+        """Logit of ALT at every position: float32 [R, L].
+
+        Args:
+            tokens: int64 [R, L], R haplotypes.
+            af: float32 [S, L], ALT frequency as seen by each of S samples.
+            row_sample: int64 [R], the sample (row of ``af``) of each haplotype.
+            retrieved: int64 [R, K, L], tokens of the retrieved haplotypes, complete.
+            distances: float32 [R, K].
+            valid: bool [R, K].
+            features: float32 [R, L, N_FEATURES], evidence.
+            prior_logit: float32 [R, L].
+        """
+        context = self.embedding.context(af)[row_sample]
+        query = self.embedding(tokens, context)
+        donors = self.embedding(retrieved, context[:, None])
+        x = self.fusion(query, donors, distances, valid, context) + self.evidence(features)
+        real = tokens != PAD
+        attend = None if bool(real.all()) else real[:, None, None, :]
+        for block in self.blocks:
+            x = block(x, attend)
+        hidden = F.gelu(self.hidden(torch.cat([self.norm(x), features], dim=-1)))
+        delta: Tensor = self.delta(hidden).squeeze(-1).float()
+        return prior_logit + delta
+
+    def parameter_count(self) -> int:
+        """Number of trainable parameters."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def masked_loss(logits: Tensor, labels: Tensor, scored: Tensor, gamma: float = 0.0) -> Tensor:
+    """Sum of the focal loss (Lin et al. 2017) over scored positions; γ = 0 is cross-entropy.
+
+    ``-(1 - p)^γ log p`` with p the probability of the true allele, from logits. Divide by the
+    number of scored positions of the whole batch for the mean.
+
+    Args:
+        logits: float32 [R, L], logit of ALT.
+        labels: float32 [R, L], 1 for ALT.
+        scored: bool [R, L], masked real sites; nothing else adds to the loss or its gradient.
+    """
+    chosen, truth = logits[scored], labels[scored]
+    loss = F.binary_cross_entropy_with_logits(chosen, truth, reduction="none")
+    if gamma > 0:
+        loss = loss * (1.0 - torch.exp(-loss)).pow(gamma)
+    return loss.sum()

@@ -1,0 +1,157 @@
+"""Where an artifact came from, and how it reaches its final name.
+
+Every artifact is written beside its final name and renamed when complete, so a file under a
+final name is whole or absent, whatever interrupts the program.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from snvrag import __version__
+from snvrag.errors import InputError, OutputError
+
+MAX_JSON_BYTES = 64 * 2**20
+
+
+def provenance(
+    *, seed: int | None = None, inputs: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Who made an artifact: version, command line, UTC time, seed and the inputs' digests."""
+    return {
+        "snvrag_version": __version__,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "inputs": dict(inputs or {}),
+    }
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def digest_json(data: object) -> str:
+    """Hex SHA-256 of ``data`` as canonical JSON (sorted keys, no white space)."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_output_file(path: Path, *, force: bool = False) -> None:
+    """Refuse, before any work, an output file that could not be written at the end.
+
+    Raises:
+        OutputError: the parent folder is absent or read-only, ``path`` is a folder, or it
+            exists and ``force`` is not set.
+    """
+    parent = path.parent
+    if not parent.is_dir():
+        raise OutputError(f"{path}: the folder {parent} does not exist", f"mkdir -p {parent}")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder, not a file", "give the name of a file")
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists already", "add --force to replace it")
+    _check_writable(parent)
+
+
+def prepare_output_folder(path: Path) -> None:
+    """Create an output folder (and its parents) and make sure it can be written to.
+
+    Raises:
+        OutputError: it cannot be created, is a file, or is read-only.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: the folder cannot be created ({error.strerror})", "choose another folder"
+        ) from error
+    _check_writable(path)
+
+
+def _check_writable(folder: Path) -> None:
+    # A probe file is the only test that also sees read-only mounts and root's overrides.
+    probe = folder / f".snvrag-probe-{secrets.token_hex(4)}.tmp"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: the folder cannot be written to ({error.strerror})",
+            "choose another folder, or free space and permissions there",
+        ) from error
+
+
+def _temporary_beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; rename it to ``path`` on success, else remove it."""
+    temporary = _temporary_beside(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error})",
+            "check free space and permissions of the folder",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that becomes ``path`` on success."""
+    temporary = _temporary_beside(path)
+    try:
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error})",
+            "check free space and permissions of the folder",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write ``data`` as indented JSON, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: the file is absent, larger than ``max_bytes``, not JSON or not an object.
+    """
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise InputError(f"{path}: {size:,} bytes, more than the {max_bytes:,} expected of it")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not valid JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: holds {type(data).__name__}, not a JSON object")
+    return data

@@ -1,0 +1,121 @@
+"""The folder a training run writes: its name, its identity, its metrics."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from snvrag.checkpoint import WEIGHTS
+from snvrag.config import RunConfig
+from snvrag.errors import MismatchError, OutputError
+from snvrag.provenance import (
+    atomic_file,
+    prepare_output_folder,
+    provenance,
+    read_json,
+    write_json,
+)
+from snvrag.windows import WindowPlan
+
+RUN_FORMAT = "snvrag-run"
+RUN_VERSION = 1
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+DEFAULT_RUN_NAME = "snvrag-run"
+_OWN_FILES = (CONFIG, WEIGHTS, "metrics.csv", "metrics.jsonl")
+
+
+def next_run_folder(parent: Path) -> Path:
+    """The first of ``snvrag-run``, ``snvrag-run-2``, … that is absent or empty in ``parent``."""
+    number = 1
+    while True:
+        name = DEFAULT_RUN_NAME if number == 1 else f"{DEFAULT_RUN_NAME}-{number}"
+        path = parent / name
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return path
+        number += 1
+
+
+def prepare_run_folder(output: Path, *, resume: bool, force: bool) -> None:
+    """Create the run folder; with ``force``, remove an earlier run's own files from it.
+
+    Raises:
+        OutputError: it is not empty and neither ``resume`` nor ``force`` is set, or it cannot be
+            written to.
+    """
+    occupied = output.is_dir() and any(output.iterdir())
+    if occupied and not (resume or force):
+        raise OutputError(
+            f"{output}: the run folder is not empty",
+            "add --resume to go on with it, --force to replace it, or give another -o",
+        )
+    prepare_output_folder(output)
+    if occupied and force and not resume:
+        for name in _OWN_FILES:
+            (output / name).unlink(missing_ok=True)
+        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+
+
+def run_identity(panel_digest: str, plan: WindowPlan, config: RunConfig) -> dict[str, Any]:
+    """What a run may only be resumed with: panel, windows and every setting, as plain JSON."""
+    return {
+        "format_name": RUN_FORMAT,
+        "format_version": RUN_VERSION,
+        "panel_digest": panel_digest,
+        "total_snps": plan.total_snps,
+        "num_windows": plan.num_windows,
+        # Through JSON, so that it compares equal to what the file gives back.
+        "config": json.loads(json.dumps(asdict(config))),
+    }
+
+
+def write_identity(
+    output: Path, identity: Mapping[str, Any], *, seed: int, inputs: Mapping[str, str]
+) -> None:
+    """Write ``config.json``: the identity and where the run came from."""
+    origin = provenance(seed=seed, inputs=inputs)
+    write_json(output / CONFIG, {**identity, "provenance": origin})
+
+
+def check_identity(output: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse to resume a run with other settings or another panel.
+
+    Raises:
+        MismatchError: names the first setting that differs, with both values.
+    """
+    saved = read_json(output / CONFIG)
+    for key, value in identity.items():
+        if saved.get(key) != value:
+            raise MismatchError(
+                f"{output / CONFIG}: {_first_difference(key, saved.get(key), value)}",
+                "resume with the settings and the panel that the run began with, or --force",
+            )
+
+
+def _first_difference(key: str, saved: Any, now: Any) -> str:
+    if isinstance(saved, dict) and isinstance(now, dict):
+        for name in sorted(set(saved) | set(now)):
+            if saved.get(name) != now.get(name):
+                return _first_difference(f"{key}.{name}", saved.get(name), now.get(name))
+    return f"{key} was {saved!r} when the run began and is {now!r} now"
+
+
+def write_metrics(output: Path, rows: Sequence[Mapping[str, float | int]]) -> None:
+    """Write ``metrics.csv`` and ``metrics.jsonl``, one row per epoch, atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_file(output / "metrics.csv") as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+    with atomic_file(output / "metrics.jsonl") as temporary:
+        # NaN is not JSON: an undefined figure is null.
+        lines = [
+            json.dumps({k: None if v != v else v for k, v in row.items()})  # noqa: PLR0124
+            for row in rows
+        ]
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

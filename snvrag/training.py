@@ -1,0 +1,504 @@
+"""The training loop: window-grouped batches, validation on held-out samples, checkpoints."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from snvrag.checkpoint import (
+    WEIGHTS,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
+from snvrag.config import ModelConfig, RunConfig, TrainConfig
+from snvrag.dataset import (
+    Batch,
+    WindowBatches,
+    plan_epoch,
+    plan_validation,
+    split_samples,
+)
+from snvrag.distributed import available_memory, resident_memory, resolve_device, set_threads
+from snvrag.errors import InputError, UsageError, WorkError
+from snvrag.index_store import IndexStore, default_index_dir
+from snvrag.metrics import METHODS, Score
+from snvrag.model import RagBert, masked_loss
+from snvrag.panel import Panel
+from snvrag.run_folder import (
+    CHECKPOINTS,
+    check_identity,
+    next_run_folder,
+    prepare_run_folder,
+    run_identity,
+    write_identity,
+    write_metrics,
+)
+from snvrag.windows import WindowPlan
+
+logger = logging.getLogger(__name__)
+
+_CHECKPOINT_SECONDS = 20.0
+# Saving may take at most this share of the time, however large the model.
+_CHECKPOINT_SHARE = 0.05
+_FINAL_LR_SHARE = 0.1
+_STATUS_FIGURES = ("loss", "rare_f1", "r2")
+
+
+class TrainingObserver(Protocol):
+    """What :func:`train` reports to while it works."""
+
+    def on_start(self, block: Mapping[str, object]) -> None:
+        """The facts of the run, once, before the first step."""
+
+    def on_batch(self, status: Mapping[str, float | int]) -> None:
+        """After each batch: position, running loss, rare F1, r², speed, JIT builds, memory."""
+
+    def on_epoch(self, row: Mapping[str, float | int]) -> None:
+        """After each epoch: the row that goes into ``metrics.csv``."""
+
+    def on_end(self, report: "TrainReport") -> None:
+        """When training is over."""
+
+
+class SilentObserver:
+    """The observer that shows nothing."""
+
+    def on_start(self, block: Mapping[str, object]) -> None:
+        """Ignore."""
+
+    def on_batch(self, status: Mapping[str, float | int]) -> None:
+        """Ignore."""
+
+    def on_epoch(self, row: Mapping[str, float | int]) -> None:
+        """Ignore."""
+
+    def on_end(self, report: "TrainReport") -> None:
+        """Ignore."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What a run of :func:`train` did."""
+
+    output: Path
+    index_dir: Path
+    epochs: int
+    """Epochs complete, over all sessions of the run."""
+    steps: int
+    best_epoch: int
+    """Epoch (from 1) whose weights are in ``model.safetensors``."""
+    best: dict[str, float]
+    """That epoch's row of ``metrics.csv``."""
+    seconds: float
+    first_step_seconds: float
+    """From the call of :func:`train` to the end of the first optimiser step; NaN if none."""
+    jit_builds: int
+    stopped_early: bool
+    already_finished: bool
+
+
+def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
+    """Learning rate of optimiser step ``step`` (from 0): linear warm-up, then cosine to a tenth."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    span = max(1, total_steps - config.warmup_steps)
+    progress = min(1.0, (step - config.warmup_steps) / span)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return config.lr * (_FINAL_LR_SHARE + (1.0 - _FINAL_LR_SHARE) * cosine)
+
+
+def rows_that_fit(config: ModelConfig, max_seq_len: int, memory: int) -> int:
+    """Haplotype rows per micro-batch whose activations fit ``memory`` bytes, at least 2.
+
+    Counted: about 20 vectors of D floats per token and layer kept for the backward pass, and 12
+    more plus 3 for each encoded haplotype around them.
+    """
+    per_token = 20 * config.layers + 12 + 3 * config.k
+    return max(2, memory // (4 * config.dims * max_seq_len * per_token))
+
+
+def train(
+    panel: Path,
+    output: Path | None = None,
+    *,
+    config: RunConfig | None = None,
+    index_dir: Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    max_memory: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    tensorboard: bool = False,
+    observer: TrainingObserver | None = None,
+) -> TrainReport:
+    """Train a model on a reference panel, building haplotype indexes just in time.
+
+    Args:
+        panel: reference panel made by :func:`snvrag.convert`.
+        output: run folder; by default the next free ``snvrag-run`` in the current folder.
+        config: settings; the ``tiny`` defaults if None.
+        index_dir: folder of haplotype indexes; by default ``<panel>.index/``.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        threads: CPU threads of torch.
+        max_memory: bytes for activations; by default half of what is free.
+        resume: go on from the newest checkpoint in ``output``.
+        force: replace the run in ``output``.
+        tensorboard: also write TensorBoard events to ``output/logs``.
+        observer: told of progress.
+
+    Raises:
+        UsageError, InputError, OutputError, MismatchError: wrong options, input or folders.
+        WorkError: the loss became infinite or not a number.
+    """
+    started = time.perf_counter()
+    config = config or RunConfig()
+    if output is None:
+        if resume:
+            raise UsageError("--resume needs the run's folder", "add -o RUN")
+        output = next_run_folder(Path.cwd())
+    with Panel.open(panel) as opened:
+        plan = WindowPlan.from_chromosomes(opened.chromosomes(), config.windows)
+        prepare_run_folder(output, resume=resume, force=force)
+        store = IndexStore.open(index_dir or default_index_dir(panel), opened, plan)
+        with store:
+            trainer = Trainer(
+                opened, store, plan, config, output, resolve_device(device), started, observer
+            )
+            trainer.start(set_threads(threads), max_memory, resume=resume, tensorboard=tensorboard)
+            return trainer.run()
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands: everything beside weights and generators that a resume needs."""
+
+    epoch: int = 0
+    next_batch: int = 0
+    step: int = 0
+    best: float = -math.inf
+    best_epoch: int = 0
+    bad_epochs: int = 0
+    finished: bool = False
+    stopped_early: bool = False
+    epoch_seconds: float = 0.0
+
+
+class Trainer:
+    """One run: owns model, optimiser and position; :func:`train` sets it up."""
+
+    def __init__(
+        self,
+        panel: Panel,
+        store: IndexStore,
+        plan: WindowPlan,
+        config: RunConfig,
+        output: Path,
+        device: torch.device,
+        started: float,
+        observer: TrainingObserver | None,
+    ) -> None:
+        self.panel, self.store, self.plan, self.config = panel, store, plan, config
+        self.output, self.device, self.started = output, device, started
+        self.observer: TrainingObserver = observer or SilentObserver()
+        self.split = split_samples(
+            panel.n_samples, config.train.validation_fraction, config.train.seed
+        )
+        self.batches = WindowBatches(panel, store, plan, config, self.split, device)
+        torch.manual_seed(config.train.seed)
+        self.model = RagBert(config.model, config.windows.max_seq_len).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
+        )
+        per_window = math.ceil(len(self.split.train) / config.train.batch_size)
+        self.batches_per_epoch = per_window * plan.num_windows
+        steps = math.ceil(self.batches_per_epoch / config.train.accumulate)
+        self.total_steps = steps * config.train.epochs
+        self.progress = Progress()
+        self.identity = run_identity(panel.digest, plan, config)
+        self.score = Score()
+        self.rows: list[dict[str, float | int]] = []
+        self.first_step_seconds = math.nan
+        self.max_rows = 2
+        self.tensorboard: Any = None
+        self._saved_at = time.perf_counter()
+        self._save_seconds = 0.0
+
+    def start(
+        self, threads: int, max_memory: int | None, *, resume: bool, tensorboard: bool
+    ) -> None:
+        """Restore or begin: write ``config.json``, report the start block."""
+        memory = max_memory or available_memory(self.device)
+        self.max_rows = rows_that_fit(self.config.model, self.config.windows.max_seq_len, memory)
+        found = checkpoints(self.output / CHECKPOINTS) if resume else []
+        if resume and not found:
+            logger.warning("%s: no complete checkpoint to resume, starting afresh", self.output)
+        if found:
+            self._restore(found[-1])
+        else:
+            origin = {str(self.panel.path): self.panel.digest}
+            write_identity(self.output, self.identity, seed=self.config.train.seed, inputs=origin)
+        train = self.config.train
+        if train.warmup_steps >= self.total_steps:
+            logger.warning(
+                "warm-up of %d steps is not shorter than the run of %d steps: the learning rate "
+                "never reaches %g",
+                train.warmup_steps,
+                self.total_steps,
+                train.lr,
+            )
+        if tensorboard:
+            self.tensorboard = _open_tensorboard(self.output / "logs")
+        self.observer.on_start(self._start_block(threads))
+
+    def _start_block(self, threads: int) -> dict[str, object]:
+        return {
+            "panel": str(self.panel.path),
+            "panel_samples": self.panel.n_samples,
+            "panel_sites": self.panel.n_sites,
+            "load_seconds": round(time.perf_counter() - self.started, 2),
+            "training_samples": len(self.split.train),
+            "validation_samples": len(self.split.validation),
+            "samples": len(self.split.train) * self.plan.num_windows,
+            "batches": self.batches_per_epoch,
+            "window_size": self.config.windows.window_size,
+            "num_windows": self.plan.num_windows,
+            "max_seq_len": self.config.windows.max_seq_len,
+            "sampler": "window-grouped",
+            "parameters": self.model.parameter_count(),
+            "device": str(self.device),
+            "threads": threads,
+            "index_dir": str(self.store.folder),
+            "output": str(self.output),
+        }
+
+    def _restore(self, path: Path) -> None:
+        check_identity(self.output, self.identity)
+        state = load_checkpoint(path, self.model, self.optimizer)
+        try:
+            self.progress = Progress(**state["progress"])
+            self.score = Score.from_state(state["score"])
+            self.rows = list(state["rows"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path}: the saved state is not usable ({error})") from error
+        logger.info("resuming at epoch %d, step %d", self.progress.epoch + 1, self.progress.step)
+
+    def run(self) -> TrainReport:
+        """Train until the epochs are done or the rare-variant metric stops improving."""
+        already_finished = self.progress.finished
+        while not self.progress.finished:
+            self._train_epoch()
+            self._finish_epoch()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        best = self.rows[self.progress.best_epoch - 1] if self.rows else {}
+        report = TrainReport(
+            output=self.output,
+            index_dir=self.store.folder,
+            epochs=len(self.rows),
+            steps=self.progress.step,
+            best_epoch=self.progress.best_epoch,
+            best=dict(best),
+            seconds=time.perf_counter() - self.started,
+            first_step_seconds=self.first_step_seconds,
+            jit_builds=self.store.stats.builds,
+            stopped_early=self.progress.stopped_early,
+            already_finished=already_finished,
+        )
+        self.observer.on_end(report)
+        return report
+
+    def _train_epoch(self) -> None:
+        progress, train = self.progress, self.config.train
+        plans = plan_epoch(
+            self.split.train, self.plan.num_windows, train.batch_size, train.seed, progress.epoch
+        )
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        began, before = time.perf_counter(), progress.epoch_seconds
+        done_before = progress.next_batch
+        while progress.next_batch < len(plans):
+            first = progress.next_batch
+            group = plans[first : first + train.accumulate]
+            for item in group:
+                batch = self.batches.batch(item, progress.epoch)
+                self._backward(batch, len(group))
+                progress.next_batch += 1
+                progress.epoch_seconds = before + time.perf_counter() - began
+                samples = train.batch_size * (progress.next_batch - done_before)
+                self._report_batch(item.window, len(plans), samples / (time.perf_counter() - began))
+            self._step()
+            if self._checkpoint_due():
+                self._save()
+
+    def _backward(self, batch: Batch, group_size: int) -> None:
+        scored = batch.n_scored
+        if scored == 0:
+            return
+        for part in batch.parts(self.max_rows):
+            with self._autocast():
+                logits = self._forward(part)
+            loss = masked_loss(logits, part.labels, part.scored, self.config.train.focal_gamma)
+            if not bool(torch.isfinite(loss)):
+                raise WorkError(
+                    f"the loss became {loss.item()} at step {self.progress.step + 1}",
+                    "use a smaller --lr",
+                )
+            (loss / (scored * group_size)).backward()  # type: ignore[no-untyped-call]
+            self._add_score(self.score, part, torch.sigmoid(logits.detach()))
+
+    def _forward(self, part: Batch) -> torch.Tensor:
+        logits: torch.Tensor = self.model(
+            part.tokens,
+            part.af,
+            part.row_sample,
+            part.retrieved,
+            part.distances,
+            part.valid,
+            part.features,
+            part.prior_logit,
+        )
+        return logits
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
+        )
+
+    def _step(self) -> None:
+        progress = self.progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(progress.step, self.total_steps, self.config.train)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+        if math.isnan(self.first_step_seconds):
+            self.first_step_seconds = time.perf_counter() - self.started
+            logger.info("first optimiser step after %.1f s", self.first_step_seconds)
+
+    def _add_score(self, score: Score, part: Batch, probability: torch.Tensor) -> None:
+        window = part.window
+        sites = slice(1, 1 + window.n_snps)
+        score.add(
+            probability[:, sites].float().cpu().numpy(),
+            part.labels[:, sites].cpu().numpy(),
+            part.scored[:, sites].cpu().numpy(),
+            part.row_sample.cpu().numpy(),
+            self.panel.af[window.start : window.end],
+            self.config.mask.rare_threshold,
+        )
+
+    def _report_batch(self, window: int, batches: int, samples_per_s: float) -> None:
+        figures = self.score.summary()
+        self.observer.on_batch(
+            {
+                "epoch": self.progress.epoch + 1,
+                "epochs": self.config.train.epochs,
+                "window": window,
+                "num_windows": self.plan.num_windows,
+                "batch": self.progress.next_batch,
+                "batches": batches,
+                "step": self.progress.step,
+                **{name: figures[name] for name in _STATUS_FIGURES},
+                "samples_per_s": samples_per_s,
+                "jit_builds": self.store.stats.builds,
+                "rss_mb": resident_memory() / 2**20,
+                "lr": self.optimizer.param_groups[0]["lr"],
+            }
+        )
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, Score]:
+        """Score model, vote, nearest haplotype and frequency on the held-out samples."""
+        scores = {method: Score() for method in METHODS}
+        self.model.eval()
+        plans = plan_validation(
+            self.split.validation, self.plan.num_windows, self.config.train.validation_batch
+        )
+        for item in plans:
+            for part in self.batches.batch(item, None).parts(4 * self.max_rows):
+                with self._autocast():
+                    logits = self._forward(part)
+                answers = {
+                    "model": torch.sigmoid(logits),
+                    "vote": torch.sigmoid(part.prior_logit),
+                    "nearest": part.nearest,
+                    "af": part.af[part.row_sample],
+                }
+                for method, probability in answers.items():
+                    self._add_score(scores[method], part, probability)
+        return scores
+
+    def _finish_epoch(self) -> None:
+        progress, train = self.progress, self.config.train
+        began = time.perf_counter()
+        scores = {method: score.summary() for method, score in self.validate().items()}
+        rare = scores["model"]["rare_f1"]
+        metric = scores["model"]["f1"] if math.isnan(rare) else rare
+        progress.epoch += 1
+        row: dict[str, float | int] = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_seconds": round(progress.epoch_seconds, 3),
+            "validation_seconds": round(time.perf_counter() - began, 3),
+            "jit_builds": self.store.stats.builds,
+        }
+        row |= {f"train_{name}": value for name, value in self.score.summary().items()}
+        for method, figures in scores.items():
+            prefix = "val" if method == "model" else method
+            row |= {f"{prefix}_{name}": value for name, value in figures.items()}
+        self.rows.append(row)
+        if progress.best_epoch == 0 or metric > progress.best + train.min_delta:
+            progress.bad_epochs = 0
+        else:
+            progress.bad_epochs += 1
+        if progress.best_epoch == 0 or metric > progress.best:
+            progress.best, progress.best_epoch = metric, progress.epoch
+            save_weights(self.model, self.output / WEIGHTS)
+        progress.stopped_early = progress.bad_epochs >= train.patience
+        progress.finished = progress.stopped_early or progress.epoch >= train.epochs
+        progress.next_batch, progress.epoch_seconds, self.score = 0, 0.0, Score()
+        write_metrics(self.output, self.rows)
+        if self.tensorboard is not None:
+            for name, value in row.items():
+                self.tensorboard.add_scalar(name.replace("_", "/", 1), value, progress.step)
+        self._save()
+        self.observer.on_epoch(row)
+
+    def _checkpoint_due(self) -> bool:
+        every = self.config.train.checkpoint_every
+        if every:
+            return self.progress.step % every == 0
+        wait = max(_CHECKPOINT_SECONDS, self._save_seconds / _CHECKPOINT_SHARE)
+        return time.perf_counter() - self._saved_at >= wait
+
+    def _save(self) -> None:
+        began = time.perf_counter()
+        state = {
+            "step": self.progress.step,
+            "progress": asdict(self.progress),
+            "score": self.score.state(),
+            "rows": self.rows,
+        }
+        save_checkpoint(self.output / CHECKPOINTS, self.model, self.optimizer, state)
+        self._saved_at = time.perf_counter()
+        self._save_seconds = self._saved_at - began
+
+
+def _open_tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(
+            "--tensorboard: the tensorboard package is not installed",
+            "pip install 'snvrag[tensorboard]'",
+        ) from error
+    return SummaryWriter(str(folder))
