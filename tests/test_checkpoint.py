@@ -1,0 +1,101 @@
+import copy
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from snvrag.checkpoint import (
+    checkpoints,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+)
+from snvrag.config import ModelConfig
+from snvrag.errors import InputError, MismatchError
+from snvrag.model import RagBert
+
+CONFIG = ModelConfig(dims=8, layers=1, heads=1, af_frequencies=2)
+
+
+def make_pair(seed=0, config=CONFIG):
+    torch.manual_seed(seed)
+    model = RagBert(config, 16)
+    return model, torch.optim.AdamW(model.parameters(), lr=0.01)
+
+
+def take_step(model, optimizer):
+    loss = sum((p * torch.randn_like(p)).sum() for p in model.parameters())
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_a_restored_run_goes_on_as_if_undisturbed(tmp_path):
+    model, optimizer = make_pair()
+    take_step(model, optimizer)
+    path = save_checkpoint(tmp_path / "c", model, optimizer, {"step": 1, "rows": [1]})
+    for _ in range(3):
+        take_step(model, optimizer)
+    other, other_optimizer = make_pair(seed=9)
+    state = load_checkpoint(path, other, other_optimizer)
+    assert state["rows"] == [1]
+    for _ in range(3):
+        take_step(other, other_optimizer)
+    assert same_weights(model, other)
+
+
+def test_equal_weights_give_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        save_weights(make_pair()[0], tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_only_the_last_two_checkpoints_stay_and_incomplete_ones_do_not_count(tmp_path):
+    model, optimizer = make_pair()
+    for step in (5, 20, 100):
+        save_checkpoint(tmp_path / "c", model, optimizer, {"step": step})
+    (tmp_path / "c" / "step-00000200").mkdir()
+    names = [path.name for path in checkpoints(tmp_path / "c")]
+    assert names == ["step-00000020", "step-00000100"]
+
+
+def test_weights_of_another_network_are_refused_with_the_difference(tmp_path):
+    save_weights(make_pair()[0], tmp_path / "w")
+    other = make_pair(config=ModelConfig(dims=8, layers=2, heads=1, af_frequencies=2))[0]
+    before = copy.deepcopy(other)
+    with pytest.raises(MismatchError, match=r"blocks\.1"):
+        load_weights(other, tmp_path / "w")
+    assert same_weights(other, before)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "foreign", "absent", "pickle"])
+def test_damaged_weights_are_an_input_error(tmp_path, damage):
+    path = tmp_path / "w"
+    model = make_pair()[0]
+    save_weights(model, path)
+    if damage == "truncate":
+        path.write_bytes(path.read_bytes()[:-10])
+    elif damage == "foreign":
+        save_file(model.state_dict(), path)
+    elif damage == "absent":
+        path.unlink()
+    else:
+        torch.save(model.state_dict(), path)
+    with pytest.raises(InputError, match="w"):
+        load_weights(model, path)
+
+
+def test_a_state_of_another_version_is_refused(tmp_path):
+    model, optimizer = make_pair()
+    take_step(model, optimizer)
+    path = save_checkpoint(tmp_path / "c", model, optimizer, {"step": 1})
+    text = (path / "state.json").read_text()
+    version = '"format_version": 1'
+    (path / "state.json").write_text(text.replace(version, '"format_version": 9'))
+    with pytest.raises(InputError, match="version 9"):
+        load_checkpoint(path, model, optimizer)

@@ -1,0 +1,226 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from snvrag.config import ModelConfig
+from snvrag.evidence import N_FEATURES
+from snvrag.model import (
+    ALT,
+    MASK,
+    PAD,
+    REF,
+    SOS,
+    RagBert,
+    SiteEmbedding,
+    allele_tokens,
+    masked_loss,
+    to_sequence,
+)
+
+CONFIG = ModelConfig(dims=16, layers=2, heads=2, k=3, af_frequencies=4, dropout=0.0)
+LENGTH = 24
+
+
+def make_inputs(n_sites=20, rows=4, k=3, seed=0, length=LENGTH):
+    generator = torch.Generator().manual_seed(seed)
+
+    def rand(*shape):
+        return torch.rand(*shape, generator=generator)
+
+    alleles = (rand(rows, n_sites) > 0.5).long()
+    donors = (rand(rows, k, n_sites) > 0.5).long()
+    masked = rand(n_sites) > 0.5
+    return {
+        "tokens": allele_tokens(alleles, length, masked),
+        "af": to_sequence(rand(rows // 2, n_sites), length),
+        "row_sample": torch.arange(rows) // 2,
+        "retrieved": allele_tokens(donors, length),
+        "distances": (rand(rows, k) * 5).floor(),
+        "valid": torch.ones(rows, k, dtype=torch.bool),
+        "features": to_sequence(rand(rows, N_FEATURES, n_sites) - 0.5, length)
+        .transpose(1, 2)
+        .contiguous(),
+        "prior_logit": to_sequence(rand(rows, n_sites) * 4 - 2, length),
+    }
+
+
+def trained_like(config=CONFIG, length=LENGTH, seed=1):
+    """A model whose Δ is not zero, as after some training."""
+    torch.manual_seed(seed)
+    model = RagBert(config, length)
+    torch.nn.init.normal_(model.delta.weight, std=0.5)
+    return model.eval()
+
+
+def test_rows_start_with_sos_and_every_array_shifts_alike():
+    alleles = torch.tensor([[0, 1, 1, 0]])
+    masked = torch.tensor([False, False, True, False])
+    assert allele_tokens(alleles, 7, masked).tolist() == [[SOS, REF, ALT, MASK, REF, PAD, PAD]]
+    assert allele_tokens(alleles, 7).tolist() == [[SOS, REF, ALT, ALT, REF, PAD, PAD]]
+    assert to_sequence(masked, 7).tolist() == [False, False, False, True, False, False, False]
+    assert to_sequence(torch.tensor([0.1, 0.2]), 4).tolist() == pytest.approx([0, 0.1, 0.2, 0])
+
+
+def test_more_sites_than_the_sequence_holds_is_refused():
+    assert to_sequence(torch.zeros(511), 512).shape == (512,)
+    with pytest.raises(ValueError, match="512 sites"):
+        to_sequence(torch.zeros(512), 512)
+
+
+def test_an_untrained_model_returns_the_prior_exactly():
+    inputs = make_inputs()
+    logits = RagBert(CONFIG, LENGTH).eval()(**inputs)
+    assert torch.equal(logits, inputs["prior_logit"])
+
+
+def test_padding_does_not_change_predictions():
+    model = trained_like(length=64)
+    short = make_inputs(length=LENGTH)
+    long = make_inputs(length=64)
+    with torch.no_grad():
+        a = model_with_length(model, LENGTH)(**short)[:, 1:21]
+        b = model(**long)[:, 1:21]
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def model_with_length(model, length):
+    other = RagBert(CONFIG, length).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def test_rows_do_not_influence_one_another():
+    model, inputs = trained_like(), make_inputs()
+    with torch.no_grad():
+        whole = model(**inputs)
+        alone = model(
+            **{
+                name: value[2:]
+                for name, value in inputs.items()
+                if name not in {"af", "row_sample"}
+            },
+            af=inputs["af"][1:],
+            row_sample=inputs["row_sample"][2:] - 1,
+        )
+    torch.testing.assert_close(whole[2:], alone, rtol=0, atol=1e-5)
+
+
+def test_a_single_row_and_a_single_site_give_finite_numbers():
+    inputs = make_inputs(n_sites=1, rows=2)
+    assert torch.isfinite(trained_like()(**inputs)).all()
+
+
+def test_gradient_reaches_the_embedding_through_the_retrieved_path_alone():
+    """ORIGINAL B15, B16: integer buffers and no_grad once cut this path."""
+    model, inputs = trained_like(), make_inputs()
+    embedding = model.embedding
+    context = embedding.context(inputs["af"])[inputs["row_sample"]]
+    query = embedding(inputs["tokens"], context).detach()
+    donors = embedding(inputs["retrieved"], context.detach()[:, None])
+    fused = model.fusion(query, donors, inputs["distances"], inputs["valid"], context.detach())
+    fused.square().sum().backward()
+    gradient = embedding.token.weight.grad
+    assert gradient[REF].abs().max() > 0
+    assert gradient[ALT].abs().max() > 0
+
+
+def test_finite_difference_of_the_retrieved_path():
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = RagBert(CONFIG, LENGTH).double().eval()
+        torch.nn.init.normal_(model.delta.weight, std=0.5)
+        inputs = {
+            name: value.double() if value.is_floating_point() else value
+            for name, value in make_inputs().items()
+        }
+        weight = model.embedding.token.weight
+
+        def value():
+            return model(**inputs)[:, 1:21].square().sum()
+
+        value().backward()
+        slope = weight.grad[ALT, 3].item()
+        with torch.no_grad():
+            weight[ALT, 3] += 1e-4
+            up = value()
+            weight[ALT, 3] -= 2e-4
+            down = value()
+        # The model returns float32 Δ, which bounds what a difference quotient can show.
+        assert (up - down).item() / 2e-4 == pytest.approx(slope, rel=0.05, abs=0.05)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_retrieved_haplotypes_change_the_prediction_and_absent_ones_do_not():
+    model, inputs = trained_like(), make_inputs()
+    with torch.no_grad():
+        base = model(**inputs)
+        swapped = inputs["retrieved"].clone()
+        swapped[:, 2] = torch.where(swapped[:, 2] == REF, ALT, swapped[:, 2])
+        assert not torch.equal(base, model(**{**inputs, "retrieved": swapped}))
+        valid = inputs["valid"].clone()
+        valid[:, 2] = False
+        first = model(**{**inputs, "valid": valid})
+        second = model(**{**inputs, "valid": valid, "retrieved": swapped})
+    assert torch.equal(first, second)
+
+
+def test_a_donor_equal_to_the_query_has_the_querys_features():
+    """ORIGINAL B41: query and retrieved once lived in different feature spaces."""
+    embedding = SiteEmbedding(CONFIG, LENGTH)
+    tokens = allele_tokens(torch.tensor([[0, 1, 1]]), LENGTH)
+    context = embedding.context(torch.rand(1, LENGTH))
+    same = embedding(tokens[:, None], context[:, None])[:, 0]
+    assert torch.equal(embedding(tokens, context), same)
+
+
+def test_fingerprint_follows_the_weights():
+    torch.manual_seed(0)
+    a, b = SiteEmbedding(CONFIG, LENGTH), SiteEmbedding(CONFIG, LENGTH)
+    assert a.fingerprint() != b.fingerprint()
+    b.load_state_dict(a.state_dict())
+    assert a.fingerprint() == b.fingerprint()
+
+
+def test_loss_ignores_everything_but_scored_positions():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 9, generator=generator, requires_grad=True)
+    labels = (torch.rand(3, 9, generator=generator) > 0.5).float()
+    scored = torch.rand(3, 9, generator=generator) > 0.5
+    masked_loss(logits, labels, scored).backward()
+    assert torch.equal(logits.grad != 0, scored)
+    noise = torch.where(scored, labels, 1 - labels)
+    assert masked_loss(logits, noise, scored) == masked_loss(logits, labels, scored)
+
+
+def test_loss_of_a_perfect_prediction_is_nothing():
+    """ORIGINAL B29: a second softmax left 0.0227 per perfect haplotype call."""
+    labels = torch.tensor([[0.0, 1.0]])
+    scored = torch.ones(1, 2, dtype=torch.bool)
+    for gamma in (0.0, 2.0):
+        assert masked_loss((labels * 2 - 1) * 40, labels, scored, gamma) < 1e-12
+
+
+def test_focal_loss_matches_its_formula():
+    logit, p = torch.tensor([[0.3]]), 1 / (1 + math.exp(-0.3))
+    scored = torch.ones(1, 1, dtype=torch.bool)
+    for gamma in (0.0, 0.5, 2.0):
+        expected = -((1 - p) ** gamma) * math.log(p)
+        value = masked_loss(logit, torch.ones(1, 1), scored, gamma).item()
+        assert value == pytest.approx(expected, rel=1e-5)
+
+
+def test_nothing_scored_is_zero_loss():
+    nothing = torch.zeros(1, 2, dtype=torch.bool)
+    assert masked_loss(torch.randn(1, 2), torch.zeros(1, 2), nothing).item() == 0.0
+
+
+def test_dropout_is_off_in_eval():
+    model = RagBert(dataclasses.replace(CONFIG, dropout=0.5), LENGTH)
+    torch.nn.init.normal_(model.delta.weight, std=0.5)
+    inputs = make_inputs()
+    with torch.no_grad():
+        assert torch.equal(model.eval()(**inputs), model(**inputs))
+        assert not torch.equal(model.train()(**inputs), model(**inputs))
