@@ -14,7 +14,7 @@ _EXPORTS = {
     "SnvragError": "snvrag.errors",
     "WindowPlan": "snvrag.windows",
     "build_index": "snvrag.index_store",
-    "convert": "snvrag.panel",
+    "convert": "snvrag.conversion",
     "train": "snvrag.training",
     "verify": "snvrag.verification",
 }

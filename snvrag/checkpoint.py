@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from snvrag.errors import InputError, MismatchError
 from snvrag.provenance import atomic_file, atomic_folder, read_json, write_json
 
-WEIGHTS_FORMAT = "snvrag-model"
+# One key only: safetensors writes several in random order, and equal runs must give equal bytes.
+WEIGHTS_FORMAT = {"snvrag": "weights-1"}
 STATE_FORMAT = "snvrag-checkpoint"
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
@@ -132,17 +133,15 @@ def _rng_tensors() -> dict[str, Tensor]:
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    header = {"format_name": WEIGHTS_FORMAT, "format_version": str(FORMAT_VERSION)}
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=header)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=WEIGHTS_FORMAT)
 
 
 def _load(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as handle:
-            header = handle.metadata() or {}
-            if header.get("format_name") != WEIGHTS_FORMAT:
+            if handle.metadata() != WEIGHTS_FORMAT:
                 raise InputError(
-                    f"{path}: format {header.get('format_name')!r}, not {WEIGHTS_FORMAT!r}",
+                    f"{path}: is marked {handle.metadata()!r}, not {WEIGHTS_FORMAT!r}",
                     "give a file that snvrag train wrote",
                 )
             return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118

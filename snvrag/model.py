@@ -20,9 +20,7 @@ from torch import Tensor, nn
 
 from snvrag.config import ModelConfig
 from snvrag.evidence import N_FEATURES
-
-PAD, SOS, MASK, REF, ALT = range(5)
-N_TOKENS = 5
+from snvrag.tokens import MASK, N_TOKENS, PAD, REF, SOS
 
 
 def to_sequence(x: Tensor, max_seq_len: int, *, first: float = 0, fill: float = 0) -> Tensor:

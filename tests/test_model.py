@@ -6,18 +6,8 @@ import torch
 
 from snvrag.config import ModelConfig
 from snvrag.evidence import N_FEATURES
-from snvrag.model import (
-    ALT,
-    MASK,
-    PAD,
-    REF,
-    SOS,
-    RagBert,
-    SiteEmbedding,
-    allele_tokens,
-    masked_loss,
-    to_sequence,
-)
+from snvrag.model import RagBert, SiteEmbedding, allele_tokens, masked_loss, to_sequence
+from snvrag.tokens import ALT, MASK, PAD, REF, SOS
 
 CONFIG = ModelConfig(dims=16, layers=2, heads=2, k=3, af_frequencies=4, dropout=0.0)
 LENGTH = 24

@@ -1,0 +1,427 @@
+"""Stream phased biallelic genotypes out of VCF, VCF.gz and BCF.
+
+Everything that htslib only warns about, or says in its own words on stderr, becomes one error
+here: a truncated file, an unknown sample, a region of a contig that is not there.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cyvcf2
+import numpy as np
+from numpy.typing import NDArray
+
+from snvrag.errors import InputError, UsageError
+from snvrag.sites import Region
+
+logger = logging.getLogger(__name__)
+
+MISSING = -1
+NO_SECOND_HAPLOTYPE = -2
+PLOIDY = 2
+_BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+_GZIP_MAGIC = b"\x1f\x8b"
+_BASES = frozenset("ACGTNacgtn")
+_SKIP_MULTIALLELIC = "multi-allelic"
+_SKIP_NO_ALT = "no ALT allele"
+_SKIP_SYMBOLIC = "symbolic or star allele"
+_SKIP_INDEL = "indel (see --include-indels)"
+_SKIP_DUPLICATE = "duplicate of an earlier record"
+_SKIP_INCOMPLETE = "missing or unphased genotype (--drop-incomplete)"
+
+# Our own errors name file and record; htslib's lines beside them would only confuse.
+cyvcf2.cyvcf2.set_htslib_log_level(0)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSelection:
+    """Samples to keep, in this order, or with ``exclude`` to leave out."""
+
+    names: tuple[str, ...]
+    exclude: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "SampleSelection":
+        """Read ``A,B`` or ``^A,B``, as bcftools ``-s`` does."""
+        exclude = text.startswith("^")
+        names = tuple(name.strip() for name in text.removeprefix("^").split(","))
+        if not all(names):
+            raise UsageError(f"--samples {text}: an empty sample name", "write A,B or ^A,B")
+        return cls(names, exclude)
+
+    @classmethod
+    def from_file(cls, text: str) -> "SampleSelection":
+        """Read one sample a line from ``FILE`` or ``^FILE``, as bcftools ``-S`` does."""
+        path = Path(text.removeprefix("^"))
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as text ({error})") from error
+        names = tuple(line.split()[0] for line in lines if line.strip())
+        if not names:
+            raise InputError(f"{path}: lists no sample", "write one sample ID a line")
+        return cls(names, text.startswith("^"))
+
+    def apply(self, available: Sequence[str], source: Path) -> list[str]:
+        """The selected samples of ``available``.
+
+        Raises:
+            InputError: a name is not in ``available``, comes twice, or nothing is left.
+        """
+        unknown = [name for name in self.names if name not in set(available)]
+        if unknown:
+            raise InputError(
+                f"{source}: has no sample {unknown[0]!r}"
+                + (f" ({len(unknown)} of the selected are unknown)" if len(unknown) > 1 else ""),
+                f"it has {len(available)} samples, such as {', '.join(available[:3])}",
+            )
+        if self.exclude:
+            chosen = [name for name in available if name not in set(self.names)]
+        else:
+            chosen = list(self.names)
+        twice = [name for name, n in Counter(chosen).items() if n > 1]
+        if twice:
+            raise InputError(f"sample {twice[0]!r} is selected twice", "name each sample once")
+        if not chosen:
+            raise InputError(f"{source}: the selection leaves no sample", "select fewer to exclude")
+        return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class GenotypeBlock:
+    """Some consecutive kept records, n sites."""
+
+    chrom: list[str]
+    pos: list[int]
+    id: list[str]
+    ref: list[str]
+    alt: list[str]
+    genotypes: NDArray[np.int8]
+    """int8 [n, samples, 2]: 0/1, −1 missing, −2 no second haplotype."""
+    info_af: NDArray[np.float32]
+    """float32 [n]: INFO/AF, NaN where absent."""
+
+
+@dataclass(slots=True)
+class GenotypeReader:
+    """An opened VCF/BCF with its samples and regions checked; iterate :meth:`blocks`.
+
+    ``skipped`` counts records left out, by reason, as reading goes on.
+    """
+
+    source: Path
+    samples: list[str]
+    regions: list[Region]
+    include_indels: bool = False
+    drop_incomplete: bool = False
+    want_info_af: bool = False
+    skipped: Counter[str] = field(default_factory=Counter)
+    records: int = 0
+    _order: NDArray[np.int64] | None = None
+    _vcf: Any = None
+    _haploid: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        source: Path,
+        *,
+        regions: Sequence[Region] | None = None,
+        samples: SampleSelection | None = None,
+        include_indels: bool = False,
+        drop_incomplete: bool = False,
+        want_info_af: bool = False,
+    ) -> "GenotypeReader":
+        """Open ``source`` and check it, its samples and the regions before reading a record.
+
+        Raises:
+            InputError: absent, not VCF/BCF, truncated, without samples, or without a selected
+                sample or contig.
+        """
+        check_complete(source)
+        probe = _open_vcf(source)
+        available = list(probe.samples)
+        twice = [name for name, n in Counter(available).items() if n > 1]
+        if not available or twice:
+            what = f"sample {twice[0]!r} appears twice in" if twice else "there is no sample in"
+            raise InputError(f"{source}: {what} the header", "give a VCF with genotypes")
+        if "GT" not in _formats(probe):
+            raise InputError(f"{source}: the header defines no FORMAT/GT", "give phased genotypes")
+        chosen = samples.apply(available, source) if samples else available
+        reader = cls(
+            source=source,
+            samples=chosen,
+            regions=_checked_regions(probe, source, regions or []),
+            include_indels=include_indels,
+            drop_incomplete=drop_incomplete,
+            want_info_af=want_info_af,
+        )
+        probe.close()
+        reader._vcf = _open_vcf(source, None if chosen == available else chosen)
+        position = {name: i for i, name in enumerate(reader._vcf.samples)}
+        order = np.array([position[name] for name in chosen], dtype=np.int64)
+        if not np.array_equal(order, np.arange(len(order))):
+            reader._order = order
+        return reader
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._vcf is not None:
+            self._vcf.close()
+
+    def blocks(self, block_sites: int) -> Iterator[GenotypeBlock]:
+        """Yield kept records in blocks of at most ``block_sites``.
+
+        Raises:
+            InputError: damaged data, unsorted records, unphased or missing genotypes (unless
+                dropped), a change of ploidy; names the record.
+        """
+        batch: list[Any] = []
+        arrays: list[NDArray[np.int16]] = []
+        for record in self._wanted():
+            batch.append(
+                (
+                    record.CHROM,
+                    record.POS,
+                    record.ID or ".",
+                    record.REF,
+                    record.ALT[0],
+                    record.INFO.get("AF") if self.want_info_af else None,
+                )
+            )
+            arrays.append(self._genotype_array(record))
+            if len(batch) == block_sites:
+                yield from self._block(batch, arrays)
+                batch, arrays = [], []
+        if batch:
+            yield from self._block(batch, arrays)
+
+    def _wanted(self) -> Iterator[Any]:
+        """Records that are biallelic, of the right type, in order and no duplicate."""
+        chrom, position = "", 0
+        done: set[str] = set()
+        here: set[tuple[str, str]] = set()
+        for record in self._records():
+            self.records += 1
+            if chrom != record.CHROM:
+                if record.CHROM in done:
+                    raise self._unsorted(record, f"{record.CHROM} comes in two places")
+                chrom, position, here = record.CHROM, 0, set()
+                done.add(chrom)
+            if position > record.POS:
+                raise self._unsorted(record, f"comes after position {position}")
+            if position < record.POS:
+                position, here = record.POS, set()
+            reason = self._reason_to_skip(record)
+            if reason is None:
+                alleles = (record.REF, record.ALT[0])
+                if alleles in here:
+                    reason = _SKIP_DUPLICATE
+                here.add(alleles)
+            if reason is not None:
+                self.skipped[reason] += 1
+                continue
+            yield record
+
+    def _unsorted(self, record: Any, what: str) -> InputError:
+        return InputError(
+            f"{self.source}: not sorted: record {record.CHROM}:{record.POS} {what}",
+            f"bcftools sort {self.source} -Oz -o sorted.vcf.gz",
+        )
+
+    def _reason_to_skip(self, record: Any) -> str | None:
+        alts = record.ALT
+        if len(alts) != 1:
+            return _SKIP_MULTIALLELIC if alts else _SKIP_NO_ALT
+        ref, alt = record.REF, alts[0]
+        if len(ref) == 1 and len(alt) == 1 and ref in _BASES and alt in _BASES:
+            return None
+        if not (set(ref) <= _BASES and set(alt) <= _BASES):
+            return _SKIP_SYMBOLIC if alt != "." else _SKIP_NO_ALT
+        return None if self.include_indels else _SKIP_INDEL
+
+    def _records(self) -> Iterator[Any]:
+        try:
+            if not self.regions:
+                yield from self._vcf
+            elif _index_of(self.source) is None:
+                logger.info("%s: no index, reading all of it for the regions", self.source)
+                for record in self._vcf:
+                    if any(r.contains(record.CHROM, record.POS) for r in self.regions):
+                        yield record
+            else:
+                for region in self.regions:
+                    for record in self._vcf(str(region)):
+                        if region.contains(record.CHROM, record.POS):
+                            yield record
+        except InputError:
+            raise
+        except Exception as error:  # cyvcf2 raises bare Exception for what htslib rejects
+            raise InputError(
+                f"{self.source}: damaged after record {self.records} ({error})",
+                f"check it with: bgzip -t {self.source}; then copy or compress it again",
+            ) from error
+
+    def _genotype_array(self, record: Any) -> NDArray[np.int16]:
+        genotype = record.genotype
+        if genotype is None:
+            raise InputError(f"{self.source}: record {record.CHROM}:{record.POS} has no GT")
+        array: NDArray[np.int16] = genotype.array()
+        if array.shape[1] == PLOIDY + 1:
+            return array
+        if array.shape[1] > PLOIDY + 1:
+            raise InputError(
+                f"{self.source}: record {record.CHROM}:{record.POS} has ploidy "
+                f"{array.shape[1] - 1}",
+                "only haploid and diploid genotypes are supported",
+            )
+        wide = np.full((len(array), PLOIDY + 1), NO_SECOND_HAPLOTYPE, dtype=np.int16)
+        wide[:, 0], wide[:, 2] = array[:, 0], 1
+        return wide
+
+    def _block(self, batch: list[Any], arrays: list[NDArray[np.int16]]) -> Iterator[GenotypeBlock]:
+        stacked = np.stack(arrays).astype(np.int8)
+        if self._order is not None:
+            stacked = stacked[:, self._order]
+        first, second, phased = (np.ascontiguousarray(stacked[:, :, i]) for i in range(3))
+        haploid = second == NO_SECOND_HAPLOTYPE
+        bad = (first == MISSING) | (second == MISSING) | ~((phased != 0) | haploid)
+        alleles = stacked[:, :, :PLOIDY]
+        bad_sites = bad.any(axis=1)
+        if bad_sites.any():
+            if not self.drop_incomplete:
+                self._raise_incomplete(batch, alleles, bad)
+            self.skipped[_SKIP_INCOMPLETE] += int(bad_sites.sum())
+            keep = np.flatnonzero(~bad_sites)
+            batch = [batch[i] for i in keep]
+            alleles, haploid = alleles[keep], haploid[keep]
+        if batch:
+            self._check_ploidy(batch, haploid)
+            chrom, pos, ids, ref, alt, af = zip(*batch, strict=True)
+            values = [float(x) if isinstance(x, float | int) else float("nan") for x in af]
+            yield GenotypeBlock(
+                list(chrom),
+                list(pos),
+                list(ids),
+                list(ref),
+                list(alt),
+                alleles,
+                np.array(values, dtype=np.float32),
+            )
+
+    def _raise_incomplete(
+        self, batch: list[Any], alleles: NDArray[np.int8], bad: NDArray[np.bool_]
+    ) -> None:
+        site, sample = (int(x) for x in np.argwhere(bad)[0])
+        missing = bool((alleles[site, sample] == MISSING).any())
+        what = "missing" if missing else "unphased"
+        remedy = "phase and impute the panel first (Beagle, SHAPEIT), or"
+        raise InputError(
+            f"{self.source}: record {batch[site][0]}:{batch[site][1]}: the genotype of sample "
+            f"{self.samples[sample]} is {what}; a reference panel must be phased and complete",
+            f"{remedy} leave such records out with --drop-incomplete",
+        )
+
+    def _check_ploidy(self, batch: list[Any], haploid: NDArray[np.bool_]) -> None:
+        if self._haploid is None:
+            self._haploid = haploid[0]
+        changed = haploid != self._haploid
+        if changed.any():
+            site, sample = (int(x) for x in np.argwhere(changed)[0])
+            raise InputError(
+                f"{self.source}: record {batch[site][0]}:{batch[site][1]}: the ploidy of sample "
+                f"{self.samples[sample]} changes here",
+                "convert PAR and non-PAR regions (and autosomes and chrX) to separate panels "
+                "with --region",
+            )
+
+
+def check_complete(source: Path) -> None:
+    """Make sure that a file is there and, if compressed, is BGZF and not cut short.
+
+    Raises:
+        InputError: absent, unreadable, empty, gzip instead of bgzip, or without the BGZF
+            end-of-file block.
+    """
+    try:
+        size = source.stat().st_size
+        with source.open("rb") as handle:
+            head = handle.read(18)
+            handle.seek(max(0, size - len(_BGZF_EOF)))
+            tail = handle.read()
+    except OSError as error:
+        raise InputError(
+            f"{source}: cannot be read ({error.strerror})", "check the path of the file"
+        ) from error
+    if not head:
+        raise InputError(f"{source}: is empty", "give a VCF, VCF.gz or BCF file")
+    if not head.startswith(_GZIP_MAGIC):
+        return
+    if head[12:14] != b"BC":
+        raise InputError(
+            f"{source}: is compressed with gzip, not bgzip",
+            f"gunzip -c {source} | bgzip > {source.stem}.bgz.vcf.gz",
+        )
+    if tail != _BGZF_EOF:
+        raise InputError(
+            f"{source}: is truncated: the BGZF end-of-file block is missing",
+            f"check it with: bgzip -t {source}; then copy or compress it again",
+        )
+
+
+def _open_vcf(source: Path, samples: list[str] | None = None) -> Any:
+    try:
+        return cyvcf2.VCF(str(source), samples=samples)
+    except Exception as error:  # cyvcf2 raises OSError or bare Exception, by the kind of damage
+        raise InputError(
+            f"{source}: is not a readable VCF or BCF file", "check it with: bcftools view -h"
+        ) from error
+
+
+def _formats(vcf: Any) -> set[str]:
+    return {str(line["ID"]) for line in vcf.header_iter() if line["HeaderType"] == "FORMAT"}
+
+
+def _index_of(source: Path) -> Path | None:
+    for suffix in (".csi", ".tbi"):
+        path = source.with_name(source.name + suffix)
+        if path.exists():
+            return path
+    return None
+
+
+def _contigs(vcf: Any) -> list[str]:
+    try:
+        return list(vcf.seqnames)
+    except Exception:  # neither header nor index names a contig
+        return []
+
+
+def _checked_regions(vcf: Any, source: Path, regions: Sequence[Region]) -> list[Region]:
+    """Regions in file order with overlaps merged, so that no record comes twice."""
+    contigs = _contigs(vcf)
+    for region in regions:
+        if contigs and region.chrom not in contigs:
+            shown = ", ".join(contigs[:5]) + (", …" if len(contigs) > 5 else "")
+            raise InputError(
+                f"{source}: has no contig {region.chrom!r}",
+                f"its contigs are {shown}; names match exactly (chr20 is not 20)",
+            )
+    rank = {name: i for i, name in enumerate(contigs)}
+    merged: list[Region] = []
+    for region in sorted(regions, key=lambda r: (rank.get(r.chrom, 0), r.chrom, r.start)):
+        last = merged[-1] if merged else None
+        if (
+            last
+            and last.chrom == region.chrom
+            and (last.end is None or region.start <= last.end + 1)
+        ):
+            end = None if last.end is None or region.end is None else max(last.end, region.end)
+            merged[-1] = Region(last.chrom, last.start, end)
+        else:
+            merged.append(region)
+    return merged

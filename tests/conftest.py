@@ -1,0 +1,79 @@
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from snvrag.conversion import convert
+
+DEV = Path(__file__).resolve().parents[2] / "shared" / "data" / "chr20" / "dev"
+
+
+def write_vcf(
+    path: Path,
+    alleles: np.ndarray,
+    *,
+    chroms: list[str] | None = None,
+    ploidies: list[int] | None = None,
+) -> Path:
+    """A plain-text phased VCF of 0/1 ``alleles`` [haplotypes, sites]; diploid unless told."""
+    n_haplotypes, n_sites = alleles.shape
+    ploidies = ploidies or [2] * (n_haplotypes // 2)
+    chroms = chroms or ["20"] * n_sites
+    lines = ["##fileformat=VCFv4.2"]
+    lines += [f"##contig=<ID={c},length=1000000>" for c in dict.fromkeys(chroms)]
+    lines.append('##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">')
+    fixed = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"]
+    lines.append("\t".join([*fixed, *(f"S{i}" for i in range(len(ploidies)))]))
+    edges = np.concatenate([[0], np.cumsum(ploidies)])
+    for site in range(n_sites):
+        column = alleles[:, site]
+        calls = ["|".join(map(str, column[a:b])) for a, b in pairwise(edges)]
+        row = [chroms[site], str(100 + 10 * site), ".", "A", "C", ".", "PASS", ".", "GT", *calls]
+        lines.append("\t".join(row))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def mosaic(n_haplotypes: int, n_sites: int, *, founders: int = 6, seed: int = 0) -> np.ndarray:
+    """Haplotypes copied in long pieces from a few founders: uint8 [n_haplotypes, n_sites]."""
+    generator = np.random.default_rng(seed)
+    frequency = generator.choice([0.02, 0.1, 0.3, 0.5], n_sites)
+    pool = (generator.random((founders, n_sites)) < frequency).astype(np.uint8)
+    switch = generator.random((n_haplotypes, n_sites)) < 0.01
+    switch[:, 0] = True
+    piece = np.cumsum(switch, axis=1)
+    donor = generator.integers(0, founders, (n_haplotypes, n_sites))
+    chosen = np.take_along_axis(donor, piece, axis=1)
+    return pool[chosen, np.arange(n_sites)]
+
+
+@pytest.fixture
+def make_panel(tmp_path: Path) -> Callable[..., Path]:
+    """``make_panel(alleles, **of write_vcf)`` converts alleles to a panel file."""
+
+    def make(alleles: np.ndarray, name: str = "panel", **options: object) -> Path:
+        source = write_vcf(tmp_path / f"{name}.vcf", alleles, **options)
+        output = tmp_path / f"{name}.h5"
+        convert(source, output)
+        return output
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mosaic_panel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted panel of 40 diploid samples and 250 sites with linkage disequilibrium."""
+    folder = tmp_path_factory.mktemp("mosaic")
+    source = write_vcf(folder / "panel.vcf", mosaic(80, 250))
+    convert(source, folder / "panel.h5")
+    return folder / "panel.h5"
+
+
+@pytest.fixture(scope="session")
+def dev_folder() -> Path:
+    """The real 1000 Genomes data beside the checkout."""
+    if not DEV.is_dir():
+        pytest.skip(f"real data not found at {DEV}")
+    return DEV

@@ -1,0 +1,313 @@
+import csv
+import dataclasses
+import json
+import logging
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import mosaic
+
+from snvrag.checkpoint import load_weights
+from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
+from snvrag.errors import InputError, MismatchError, OutputError, UsageError
+from snvrag.model import RagBert
+from snvrag.training import (
+    SilentObserver,
+    Trainer,
+    learning_rate,
+    next_run_folder,
+    rows_that_fit,
+    train,
+)
+
+CONFIG = RunConfig(
+    WindowConfig(60, 64),
+    MaskConfig(),
+    ModelConfig(dims=16, heads=2, layers=1, af_frequencies=4, dropout=0.1),
+    TrainConfig(batch_size=8, epochs=2, warmup_steps=3, lr=3e-3, patience=9),
+)
+
+
+def with_train(**changes):
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
+
+
+class Recorder(SilentObserver):
+    def __init__(self, stop_after=None):
+        self.batches, self.rows, self.block, self.stop_after = [], [], {}, stop_after
+
+    def on_start(self, block):
+        self.block = dict(block)
+
+    def on_batch(self, status):
+        self.batches.append(dict(status))
+        if self.stop_after is not None and len(self.batches) >= self.stop_after:
+            raise KeyboardInterrupt
+
+    def on_epoch(self, row):
+        self.rows.append(dict(row))
+
+
+def jit_lines(caplog):
+    return [r.getMessage() for r in caplog.records if r.getMessage().startswith("JIT:")]
+
+
+def test_each_window_is_built_once_and_never_again(mosaic_panel, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    index = tmp_path / "index"
+    recorder = Recorder()
+    report = train(mosaic_panel, tmp_path / "a", config=CONFIG, index_dir=index, observer=recorder)
+    lines = jit_lines(caplog)
+    assert len(lines) == report.jit_builds == 5
+    assert sorted(int(line.split("window ")[1].split()[0]) for line in lines) == [0, 1, 2, 3, 4]
+    first_epoch = [b["jit_builds"] for b in recorder.batches if b["epoch"] == 1]
+    assert first_epoch[-1] == 5
+    caplog.clear()
+    train(mosaic_panel, tmp_path / "b", config=CONFIG, index_dir=index)
+    assert jit_lines(caplog) == []
+
+
+def test_run_folder_holds_what_it_should(mosaic_panel, tmp_path):
+    run = tmp_path / "run"
+    recorder = Recorder()
+    report = train(mosaic_panel, run, config=CONFIG, index_dir=tmp_path / "i", observer=recorder)
+    names = {p.name for p in run.iterdir()}
+    assert names == {
+        "config.json",
+        "model.safetensors",
+        "metrics.csv",
+        "metrics.jsonl",
+        "checkpoints",
+    }
+    with (run / "metrics.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert [int(r["epoch"]) for r in rows] == [1, 2]
+    for method in ("val", "vote", "nearest", "af"):
+        assert 0.0 <= float(rows[-1][f"{method}_accuracy"]) <= 1.0
+        assert 0.0 <= float(rows[-1][f"{method}_r2"]) <= 1.0
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert report.epochs == 2
+    assert report.steps == 2 * 5 * math.ceil(36 / 8)
+    assert report.best == recorder.rows[report.best_epoch - 1]
+    model = RagBert(CONFIG.model, 64)
+    load_weights(model, run / "model.safetensors")
+    config = json.loads((run / "config.json").read_text())
+    assert config["config"]["model"]["dims"] == 16
+    block = recorder.block
+    assert (block["num_windows"], block["max_seq_len"], block["sampler"]) == (
+        5,
+        64,
+        "window-grouped",
+    )
+    assert (block["panel_samples"], block["panel_sites"]) == (40, 250)
+
+
+def test_the_first_epochs_baselines_do_not_depend_on_training(mosaic_panel, tmp_path):
+    """Validation mask, split and neighbours stay the same in every epoch."""
+    recorder = Recorder()
+    train(mosaic_panel, tmp_path / "r", config=CONFIG, index_dir=tmp_path / "i", observer=recorder)
+    first, second = recorder.rows
+    for key in first:
+        if key.startswith(("vote_", "nearest_", "af_")):
+            assert first[key] == pytest.approx(second[key], nan_ok=True), key
+    assert first["val_loss"] != second["val_loss"]
+
+
+def test_training_beats_frequency_nearest_haplotype_and_vote(tmp_path, make_panel):
+    path = make_panel(mosaic(120, 250, founders=10, seed=1))
+    config = with_train(epochs=6, lr=1e-2)
+    recorder = Recorder()
+    train(path, tmp_path / "r", config=config, index_dir=tmp_path / "i", observer=recorder)
+    last = recorder.rows[-1]
+    for method in ("af", "nearest", "vote"):
+        assert last["val_r2"] > last[f"{method}_r2"], (method, last)
+        assert last["val_loss"] < last[f"{method}_loss"], (method, last)
+    assert last["val_accuracy"] > last["af_accuracy"]
+
+
+def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(mosaic_panel, tmp_path):
+    index = tmp_path / "i"
+    for name, config in (("a", CONFIG), ("b", CONFIG), ("c", with_train(seed=1))):
+        train(mosaic_panel, tmp_path / name, config=config, index_dir=index)
+    weights = [(tmp_path / n / "model.safetensors").read_bytes() for n in "abc"]
+    assert weights[0] == weights[1] != weights[2]
+
+
+@pytest.mark.parametrize("stop_after", [1, 7, 25, 26, 40])
+def test_an_interrupted_run_resumes_to_the_same_weights(mosaic_panel, tmp_path, stop_after):
+    index = tmp_path / "i"
+    config = with_train(checkpoint_every=2)
+    train(mosaic_panel, tmp_path / "whole", config=config, index_dir=index)
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            mosaic_panel,
+            tmp_path / "cut",
+            config=config,
+            index_dir=index,
+            observer=Recorder(stop_after),
+        )
+    report = train(mosaic_panel, tmp_path / "cut", config=config, index_dir=index, resume=True)
+    assert report.epochs == 2
+    for name in ("model.safetensors",):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    final = [
+        sorted((tmp_path / run / "checkpoints").iterdir())[-1] / "model.safetensors"
+        for run in ("whole", "cut")
+    ]
+    assert final[0].read_bytes() == final[1].read_bytes()
+    figures = []
+    for run in ("whole", "cut"):
+        rows = [json.loads(x) for x in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        figures.append(
+            [{k: v for k, v in r.items() if "seconds" not in k and k != "jit_builds"} for r in rows]
+        )
+    assert figures[0] == figures[1]
+
+
+def test_resume_of_nothing_starts_afresh_and_of_a_finished_run_does_nothing(
+    mosaic_panel, tmp_path, caplog
+):
+    run, index = tmp_path / "r", tmp_path / "i"
+    report = train(mosaic_panel, run, config=CONFIG, index_dir=index, resume=True)
+    assert "starting afresh" in caplog.text
+    assert not report.already_finished
+    before = (run / "model.safetensors").read_bytes()
+    again = train(mosaic_panel, run, config=CONFIG, index_dir=index, resume=True)
+    assert again.already_finished
+    assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_resume_with_other_settings_names_the_difference(mosaic_panel, tmp_path, make_panel):
+    run = tmp_path / "r"
+    train(mosaic_panel, run, config=CONFIG, index_dir=tmp_path / "i")
+    with pytest.raises(MismatchError, match=r"config\.train\.lr was 0\.003 .* is 0\.5 now"):
+        train(mosaic_panel, run, config=with_train(lr=0.5), index_dir=tmp_path / "i", resume=True)
+    other = make_panel(mosaic(80, 250, seed=5))
+    with pytest.raises(MismatchError, match="panel_digest"):
+        train(other, run, config=CONFIG, index_dir=tmp_path / "j", resume=True)
+
+
+def test_an_occupied_folder_is_refused_then_replaced_with_force(mosaic_panel, tmp_path):
+    run, index = tmp_path / "r", tmp_path / "i"
+    run.mkdir()
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not empty"):
+        train(mosaic_panel, run, config=CONFIG, index_dir=index)
+    train(mosaic_panel, run, config=CONFIG, index_dir=index, force=True)
+    config = with_train(epochs=1)
+    report = train(mosaic_panel, run, config=config, index_dir=index, force=True)
+    assert report.epochs == 1
+    assert (run / "notes.txt").read_text() == "mine"
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_the_next_free_run_folder(tmp_path):
+    assert next_run_folder(tmp_path).name == "snvrag-run"
+    (tmp_path / "snvrag-run").mkdir()
+    assert next_run_folder(tmp_path).name == "snvrag-run"
+    (tmp_path / "snvrag-run" / "x").touch()
+    assert next_run_folder(tmp_path).name == "snvrag-run-2"
+
+
+def test_learning_rate_warms_up_then_falls_to_a_tenth():
+    config = TrainConfig(lr=1.0, warmup_steps=10)
+    rates = [learning_rate(step, 100, config) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.1)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_the_first_step_uses_the_first_rate(mosaic_panel, tmp_path):
+    """ORIGINAL B39: step 1 ran at the full rate."""
+    recorder = Recorder()
+    train(mosaic_panel, tmp_path / "r", config=CONFIG, index_dir=tmp_path / "i", observer=recorder)
+    assert recorder.batches[1]["lr"] == pytest.approx(CONFIG.train.lr / 3)
+
+
+def test_a_warm_up_longer_than_the_run_is_a_warning_with_both_numbers(
+    mosaic_panel, tmp_path, caplog
+):
+    config = with_train(warmup_steps=500, epochs=1)
+    train(mosaic_panel, tmp_path / "r", config=config, index_dir=tmp_path / "i")
+    assert "warm-up of 500 steps" in caplog.text
+    assert "run of 25 steps" in caplog.text
+
+
+def test_accumulation_equals_the_larger_batch(mosaic_panel, tmp_path):
+    """Two batches of one step weigh the same; leftovers never cross an epoch."""
+    recorder = Recorder()
+    config = with_train(accumulate=2)
+    report = train(
+        mosaic_panel, tmp_path / "r", config=config, index_dir=tmp_path / "i", observer=recorder
+    )
+    assert report.steps == 2 * math.ceil(25 / 2)
+
+
+def test_micro_batches_do_not_change_the_gradient(mosaic_panel, tmp_path):
+    config = dataclasses.replace(
+        CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.0), train=CONFIG.train
+    )
+    gradients = []
+    original = Trainer._step
+
+    def spy(self):
+        if self.progress.step == 3:
+            gradients.append([p.grad.clone() for p in self.model.parameters()])
+        original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", spy)
+        for name, memory in (("a", None), ("b", 1)):
+            train(
+                mosaic_panel,
+                tmp_path / name,
+                config=config,
+                index_dir=tmp_path / "i",
+                max_memory=memory,
+            )
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_early_stopping_keeps_the_best_epoch(mosaic_panel, tmp_path, monkeypatch):
+    """ORIGINAL B45: a worse epoch was saved as the best one."""
+    scripted = iter([0.5, 0.4, 0.6, 0.55, 0.58, 0.57])
+    original = Trainer.validate
+    weights = []
+
+    def fake(self):
+        scores = original(self)
+        figures = scores["model"].summary() | {"rare_f1": next(scripted)}
+        weights.append({k: v.clone() for k, v in self.model.state_dict().items()})
+
+        class Scripted:
+            def summary(self):
+                return figures
+
+        return scores | {"model": Scripted()}
+
+    monkeypatch.setattr(Trainer, "validate", fake)
+    run = tmp_path / "r"
+    config = with_train(epochs=20, patience=3)
+    report = train(mosaic_panel, run, config=config, index_dir=tmp_path / "i")
+    assert (report.best_epoch, report.epochs, report.stopped_early) == (3, 6, True)
+    model = RagBert(config.model, 64)
+    load_weights(model, run / "model.safetensors")
+    assert all(torch.equal(v, weights[2][k]) for k, v in model.state_dict().items())
+
+
+def test_rows_that_fit_shrink_with_memory_and_never_below_a_sample():
+    rows = [rows_that_fit(ModelConfig(), 512, m) for m in (2**34, 2**30, 2**20)]
+    assert rows[0] > rows[1] > rows[2] == 2
+
+
+def test_bad_device_and_missing_panel(mosaic_panel, tmp_path):
+    with pytest.raises(UsageError, match="--device tpu"):
+        train(mosaic_panel, tmp_path / "r", config=CONFIG, device="tpu", index_dir=tmp_path / "i")
+    with pytest.raises(InputError, match="absent"):
+        train(tmp_path / "absent.h5", tmp_path / "r2", config=CONFIG)
+    assert not (tmp_path / "r2").exists()
