@@ -232,19 +232,22 @@ def from_mapping(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:
     return cls(**values)
 
 
+_ALIASES = {"gamma": "focal_gamma"}
+_SECTIONS: Mapping[str, type[Any]] = {
+    "windows": WindowConfig,
+    "mask": MaskConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+}
+
+
 def run_config_from_json(data: Mapping[str, Any], where: str) -> RunConfig:
     """Read a :class:`RunConfig` back from its ``dataclasses.asdict`` form."""
-    parts = {
-        "windows": WindowConfig,
-        "mask": MaskConfig,
-        "model": ModelConfig,
-        "train": TrainConfig,
-    }
-    unknown = set(data) - set(parts)
+    unknown = set(data) - set(_SECTIONS)
     if unknown:
         raise InputError(f"{where}: unknown section {sorted(unknown)[0]!r}")
     built = {}
-    for name, cls in parts.items():
+    for name, cls in _SECTIONS.items():
         section = data.get(name, {})
         if not isinstance(section, Mapping):
             raise InputError(f"{where}: section {name!r} is not a table")
@@ -278,3 +281,35 @@ def read_toml(path: Path) -> dict[str, Any]:
         )
     settings: dict[str, Any] = data.get("train", {})
     return settings
+
+
+def run_config(
+    settings: Mapping[str, Any], *, cuda: bool = False, where: str = "settings"
+) -> RunConfig:
+    """Settings by option name, such as ``{"preset": "small", "epochs": 3, "gamma": 2}``.
+
+    What is not given comes from the preset (``auto`` if none is named).
+
+    Args:
+        settings: option names with underscores; None stands for not given.
+        cuda: whether ``auto`` may be the preset for CUDA.
+        where: what to call the settings in errors.
+
+    Raises:
+        InputError: an unknown name or a wrong type.
+        UsageError: a value out of range.
+    """
+    given = {_ALIASES.get(k, k): v for k, v in settings.items() if v is not None}
+    preset = resolve_preset(str(given.pop("preset", "auto")), cuda=cuda)
+    base = {"model": PRESETS[preset], "train": PRESET_TRAINING[preset]}
+    built: dict[str, Any] = {}
+    for name, cls in _SECTIONS.items():
+        own = {f.name for f in fields(cls)}
+        chosen = {k: given.pop(k) for k in list(given) if k in own}
+        defaults = base.get(name)
+        if defaults is not None:
+            chosen = {k: getattr(defaults, k) for k in own} | chosen
+        built[name] = from_mapping(cls, chosen, where)
+    if given:
+        raise InputError(f"{where}: unknown setting {sorted(given)[0]!r}")
+    return RunConfig(**built)

@@ -14,8 +14,10 @@ Pure torch: no files, no command line, no retrieval.
 import hashlib
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snvrag.config import ModelConfig
@@ -106,6 +108,26 @@ class SiteEmbedding(nn.Module):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+class SiteEmbedder:
+    """A :class:`SiteEmbedding` as the embedding index calls it: numpy, eval mode, no gradient."""
+
+    def __init__(self, embedding: SiteEmbedding) -> None:
+        self.embedding = embedding
+        self.fingerprint = embedding.fingerprint()
+
+    def __call__(self, tokens: NDArray[np.int64], af: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed tokens int64 [n, L] with frequencies float32 [L] to float32 [n, L, D]."""
+        training = self.embedding.training
+        self.embedding.eval()
+        try:
+            with torch.no_grad():
+                context = self.embedding.context(torch.from_numpy(af))
+                embedded = self.embedding(torch.from_numpy(tokens), context)
+        finally:
+            self.embedding.train(training)
+        return np.asarray(embedded.numpy(), dtype=np.float32)
 
 
 class RetrievalFusion(nn.Module):

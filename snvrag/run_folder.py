@@ -9,9 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from snvrag.checkpoint import WEIGHTS
-from snvrag.config import RunConfig
+import torch
+
+from snvrag.checkpoint import WEIGHTS, load_weights
+from snvrag.config import (
+    PRESETS,
+    RunConfig,
+    TrainConfig,
+    WindowConfig,
+    run_config_from_json,
+)
 from snvrag.errors import MismatchError, OutputError
+from snvrag.model import RagBert, SiteEmbedder, SiteEmbedding
 from snvrag.provenance import (
     atomic_file,
     prepare_output_folder,
@@ -119,3 +128,25 @@ def write_metrics(output: Path, rows: Sequence[Mapping[str, float | int]]) -> No
             for row in rows
         ]
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def load_embedder(run: Path | None, windows: WindowConfig, seed: int | None) -> SiteEmbedder:
+    """The embedding of a trained run, or without one an untrained embedding of preset ``tiny``.
+
+    Raises:
+        InputError: the run's files are absent or damaged.
+        MismatchError: the run has another sequence length.
+    """
+    if run is None:
+        torch.manual_seed(TrainConfig().seed if seed is None else seed)
+        return SiteEmbedder(SiteEmbedding(PRESETS["tiny"], windows.max_seq_len))
+    config = run_config_from_json(read_json(run / CONFIG).get("config", {}), str(run / CONFIG))
+    if config.windows != windows:
+        raise MismatchError(
+            f"{run}: was trained with window size {config.windows.window_size} and MAX_SEQ_LEN "
+            f"{config.windows.max_seq_len}, not {windows.window_size} and {windows.max_seq_len}",
+            "give the same --window-size and --max-seq-len as in training",
+        )
+    model = RagBert(config.model, windows.max_seq_len)
+    load_weights(model, run / WEIGHTS)
+    return SiteEmbedder(model.embedding)

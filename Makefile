@@ -1,0 +1,42 @@
+# make demo   create .venv, install, and run the main job on the bundled example
+# make test   run the tests
+# make lint   ruff and mypy
+# make bench  benchmarks, on the real data beside the checkout where it is there
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+DEMO   := demo
+
+.PHONY: demo test lint bench clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	mkdir -p $(DEMO)
+	$(BIN)/snvrag convert snvrag/example_data/panel.vcf.gz -o $(DEMO)/panel.h5 --force \
+	    --populations snvrag/example_data/populations.panel
+	$(BIN)/snvrag windows $(DEMO)/panel.h5
+	$(BIN)/snvrag build-index $(DEMO)/panel.h5 --windows 0-2
+	$(BIN)/snvrag train $(DEMO)/panel.h5 -o $(DEMO)/run --preset tiny --epochs 2 --force
+	$(BIN)/snvrag verify $(DEMO)/panel.h5.index/ --deep
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/retrieval.py
+	$(BIN)/python benchmarks/train_start.py
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,563 @@
+"""The commands: parse, call the library, present. What they do, the Python API can do."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from snvrag.cli.options import (
+    MODEL,
+    RUNTIME,
+    SELECTION,
+    TRAINING,
+    WINDOWS,
+    Common,
+    Device,
+    MaxMemory,
+    MaxSeqLen,
+    Seed,
+    WindowSize,
+    parse_memory,
+    with_common,
+)
+from snvrag.config import TOML_NAME, WindowConfig, read_toml
+from snvrag.errors import UsageError
+
+if TYPE_CHECKING:
+    from snvrag.sites import Region
+    from snvrag.vcf import SampleSelection
+    from snvrag.windows import WindowPlan
+
+_STORE_LOGGER = "snvrag.index_store"
+_EXAMPLE_SETTINGS: Mapping[str, Any] = {"preset": "tiny", "epochs": 2}
+_PATHS_IN_TOML = ("panel", "output", "index_dir")
+
+
+def _window_config(window_size: int | None, max_seq_len: int | None) -> WindowConfig:
+    given = {"window_size": window_size, "max_seq_len": max_seq_len}
+    return WindowConfig(**{k: v for k, v in given.items() if v is not None})
+
+
+@with_common
+def convert(
+    *,
+    source: Annotated[
+        Path, typer.Argument(metavar="PANEL.vcf.gz", help="Phased VCF, VCF.gz (bgzip) or BCF.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Panel file to write (HDF5).")],
+    region: Annotated[
+        str | None,
+        typer.Option(
+            "--region",
+            "-r",
+            help="chr, chr:pos, chr:beg-end; comma list.",
+            rich_help_panel=SELECTION,
+        ),
+    ] = None,
+    regions_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--regions-file",
+            "-R",
+            help="File of CHROM BEG END, 1-based, or .bed.",
+            rich_help_panel=SELECTION,
+        ),
+    ] = None,
+    samples: Annotated[
+        str | None,
+        typer.Option(
+            "--samples", "-s", help="Comma list; ^ in front excludes.", rich_help_panel=SELECTION
+        ),
+    ] = None,
+    samples_file: Annotated[
+        str | None,
+        typer.Option(
+            "--samples-file",
+            "-S",
+            help="One ID a line; ^ in front excludes.",
+            rich_help_panel=SELECTION,
+        ),
+    ] = None,
+    include_indels: Annotated[
+        bool,
+        typer.Option(
+            "--include-indels", help="Keep biallelic indels too.", rich_help_panel=SELECTION
+        ),
+    ] = False,
+    drop_incomplete: Annotated[
+        bool,
+        typer.Option(
+            "--drop-incomplete",
+            help="Leave out records with missing or unphased genotypes instead of stopping.",
+            rich_help_panel=SELECTION,
+        ),
+    ] = False,
+    populations: Annotated[
+        Path | None,
+        typer.Option(
+            "--populations", help="Table: sample pop super_pop.", rich_help_panel="Frequencies"
+        ),
+    ] = None,
+    frequencies: Annotated[
+        Path | None,
+        typer.Option(
+            "--frequencies",
+            help="NPY [4 (REF,HET,HOM,AF), populations, sites].",
+            rich_help_panel="Frequencies",
+        ),
+    ] = None,
+    af_from_info: Annotated[
+        bool,
+        typer.Option("--af-from-info", help="Take AF from INFO/AF.", rich_help_panel="Frequencies"),
+    ] = False,
+    common: Common,
+) -> None:
+    """Convert a phased reference panel (VCF/BCF) to HDF5, with its frequency table."""
+    from snvrag.cli.output import Terminal
+    from snvrag.conversion import convert as library_convert
+
+    terminal = Terminal(common)
+    with terminal.progress() as progress:
+        report = library_convert(
+            source,
+            output,
+            regions=_regions(region, regions_file),
+            samples=_samples(samples, samples_file),
+            populations=populations,
+            frequencies=frequencies,
+            af_from_info=af_from_info,
+            include_indels=include_indels,
+            drop_incomplete=drop_incomplete,
+            force=common.force,
+            progress=progress,
+        )
+    if common.json:
+        terminal.json(asdict(report))
+        return
+    facts = {
+        "sites": report.n_sites,
+        "samples": f"{report.n_samples:,} ({report.n_haplotypes:,} haplotypes)",
+        "chromosomes": ", ".join(report.chromosomes),
+        "monomorphic, kept": report.monomorphic,
+        **{f"skipped: {why}": n for why, n in report.skipped.items()},
+        "size": f"{report.bytes / 1e6:,.2f} MB",
+        "time": f"{report.seconds:.1f} s",
+    }
+    terminal.summary(f"wrote {output}", facts, f"snvrag train {output}")
+
+
+def _regions(text: str | None, file: Path | None) -> "list[Region] | None":
+    from snvrag.sites import parse_regions, read_regions_file
+
+    if text is not None and file is not None:
+        raise UsageError("--region and --regions-file exclude one another", "give one of them")
+    if file is not None:
+        return read_regions_file(file)
+    return parse_regions(text) if text is not None else None
+
+
+def _samples(text: str | None, file: str | None) -> "SampleSelection | None":
+    from snvrag.vcf import SampleSelection
+
+    if text is not None and file is not None:
+        raise UsageError("--samples and --samples-file exclude one another", "give one of them")
+    if file is not None:
+        return SampleSelection.from_file(file)
+    return SampleSelection.parse(text) if text is not None else None
+
+
+@with_common
+def windows(
+    *,
+    panel: Annotated[
+        Path | None, typer.Argument(metavar="[PANEL.h5]", help="Panel whose sites are cut.")
+    ] = None,
+    total_snps: Annotated[
+        int | None,
+        typer.Option("--total-snps", min=1, help="Plan for this many sites, without a panel."),
+    ] = None,
+    window_size: WindowSize = None,
+    max_seq_len: MaxSeqLen = None,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Show every window.", rich_help_panel=WINDOWS)
+    ] = False,
+    common: Common,
+) -> None:
+    """Preview the fixed windows of a panel, or of a number of sites."""
+    from snvrag.cli.output import Terminal
+
+    plan = _plan(panel, total_snps, _window_config(window_size, max_seq_len))
+    terminal = Terminal(common)
+    if common.json:
+        terminal.json(plan.as_json())
+        return
+    terminal.note(
+        f"{plan.total_snps:,} SNPs, window size {plan.config.window_size} "
+        f"(MAX_SEQ_LEN {plan.config.max_seq_len}): {plan.num_windows:,} windows"
+    )
+    names = list(dict.fromkeys(w.chrom for w in plan.windows))
+    if len(names) > 1:
+        per_chromosome = [[str(c), sum(w.chrom == c for w in plan.windows)] for c in names]
+        terminal.table(["chromosome", "windows"], per_chromosome)
+    rows: list[list[str]] = []
+    for index in _first_and_last(plan.num_windows, None if show_all else 5):
+        if index is None:
+            rows.append(["…"] * 5)
+            continue
+        w = plan.windows[index]
+        rows.append([f"{w.index:,}", str(w.chrom), f"{w.start:,}", f"{w.end:,}", str(w.n_snps)])
+    columns = ["window", "chromosome", "start", "end", "SNPs"]
+    if panel is None:
+        columns, rows = columns[:1] + columns[2:], [row[:1] + row[2:] for row in rows]
+    terminal.table(columns, rows)
+
+
+def _plan(panel: Path | None, total_snps: int | None, config: WindowConfig) -> "WindowPlan":
+    from snvrag.windows import WindowPlan
+
+    if (panel is None) == (total_snps is None):
+        raise UsageError(
+            "windows: give either a panel or --total-snps"
+            + (", not both" if panel is not None else ""),
+            "snvrag windows PANEL.h5, or snvrag windows --total-snps 150000",
+        )
+    if total_snps is not None:
+        return WindowPlan.from_total(total_snps, config)
+    from snvrag.panel import Panel
+
+    assert panel is not None  # noqa: S101 - for the type checker: exactly one is given
+    with Panel.open(panel) as opened:
+        return WindowPlan.from_chromosomes(opened.chromosomes(), config)
+
+
+def _first_and_last(n: int, ends: int | None) -> list[int | None]:
+    if ends is None or n <= 2 * ends:
+        return list(range(n))
+    return [*range(ends), None, *range(n - ends, n)]
+
+
+@with_common
+def build_index(
+    *,
+    panel: Annotated[Path, typer.Argument(metavar="PANEL.h5", help="Panel to index.")],
+    index_dir: Annotated[
+        Path | None,
+        typer.Argument(metavar="[INDEX_DIR]", help="Index folder; default PANEL.h5.index/."),
+    ] = None,
+    selection: Annotated[
+        str | None, typer.Option("--windows", help="Only these windows, such as 0-9,20.")
+    ] = None,
+    window_size: WindowSize = None,
+    max_seq_len: MaxSeqLen = None,
+    kind: Annotated[
+        str, typer.Option("--kind", help="binary (default), or embedding: the float oracle.")
+    ] = "binary",
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Run whose embedding --kind embedding takes; without, an untrained one.",
+        ),
+    ] = None,
+    seed: Seed = None,
+    common: Common,
+) -> None:
+    """Build haplotype indexes ahead of time; training builds what is missing anyway."""
+    from snvrag.cli.output import Terminal
+    from snvrag.index_store import build_index as library_build_index
+
+    terminal = Terminal(common, hide=[_STORE_LOGGER])
+    config = _window_config(window_size, max_seq_len)
+    embedder = None
+    if kind == "embedding":
+        from snvrag.run_folder import load_embedder
+
+        embedder = load_embedder(model, config, seed)
+    with terminal.progress() as progress:
+        report = library_build_index(
+            panel,
+            index_dir,
+            windows=selection,
+            config=config,
+            kind=kind,
+            embedder=embedder,
+            force=common.force,
+            progress=progress,
+        )
+    if common.json:
+        terminal.json(asdict(report))
+        return
+    facts = {
+        "windows built": report.built,
+        "reused": report.reused,
+        "of": report.num_windows,
+        "size": f"{report.bytes / 1e6:,.2f} MB",
+        "time": f"{report.seconds:.2f} s",
+    }
+    terminal.summary(f"wrote {report.folder}/", facts, f"snvrag verify {report.folder}/")
+
+
+@with_common
+def train(
+    *,
+    panel: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[PANEL.h5]",
+            help="Panel to train on; without it, snvrag.toml in "
+            "this folder, else the bundled example.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Run folder; default the next free snvrag-run."),
+    ] = None,
+    index_dir: Annotated[
+        Path | None,
+        typer.Option("--index-dir", "-i", help="Index folder; default PANEL.h5.index/."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in -o.")] = False,
+    window_size: WindowSize = None,
+    old_window_size: Annotated[int | None, typer.Option("--window_size", hidden=True)] = None,
+    window_path: Annotated[
+        str | None, typer.Option("--window-path", "--window_path", hidden=True)
+    ] = None,
+    max_seq_len: MaxSeqLen = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", help="auto, tiny, small or base.", rich_help_panel=MODEL),
+    ] = None,
+    dims: Annotated[int | None, typer.Option("--dims", rich_help_panel=MODEL)] = None,
+    layers: Annotated[int | None, typer.Option("--layers", rich_help_panel=MODEL)] = None,
+    heads: Annotated[int | None, typer.Option("--heads", rich_help_panel=MODEL)] = None,
+    k: Annotated[
+        int | None,
+        typer.Option("--k", help="Retrieved haplotypes that are encoded.", rich_help_panel=MODEL),
+    ] = None,
+    dropout: Annotated[float | None, typer.Option("--dropout", rich_help_panel=MODEL)] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", rich_help_panel=TRAINING)] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", help="Samples of one window.", rich_help_panel=TRAINING),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option("--accumulate", help="Batches per step.", rich_help_panel=TRAINING),
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Peak learning rate.", rich_help_panel=TRAINING)
+    ] = None,
+    warmup_steps: Annotated[
+        int | None, typer.Option("--warmup-steps", rich_help_panel=TRAINING)
+    ] = None,
+    gamma: Annotated[
+        float | None,
+        typer.Option("--gamma", help="Focal loss; 0 is cross-entropy.", rich_help_panel=TRAINING),
+    ] = None,
+    mask_levels: Annotated[
+        str | None,
+        typer.Option(
+            "--mask-levels", help="Curriculum, such as 0.3,0.5,0.8.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    rare_threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--rare-threshold",
+            help="Minor-allele frequency below which a site is rare.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    flank_windows: Annotated[
+        int | None,
+        typer.Option(
+            "--flank-windows",
+            help="Windows either side used as evidence.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    validation_fraction: Annotated[
+        float | None,
+        typer.Option(
+            "--validation-fraction", help="Share of samples held out.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    validation_batch: Annotated[
+        int | None, typer.Option("--validation-batch", rich_help_panel=TRAINING)
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            "--patience",
+            help="Epochs without improvement before stopping.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    min_delta: Annotated[
+        float | None, typer.Option("--min-delta", rich_help_panel=TRAINING)
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(
+            "--checkpoint-every",
+            help="Steps; default every 20 s and each epoch.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard", help="Also write TensorBoard events.", rich_help_panel=RUNTIME
+        ),
+    ] = False,
+    seed: Seed = None,
+    device: Device = "auto",
+    max_memory: MaxMemory = None,
+    common: Common,
+) -> None:
+    """Train a model; haplotype indexes are built just in time."""
+    given = dict(locals())
+    if window_path is not None:
+        raise UsageError("--window-path: removed: use --window-size", "snvrag windows PANEL.h5")
+    from snvrag.cli.output import Terminal, TrainingView
+    from snvrag.training import train as library_train
+
+    terminal = Terminal(common)
+    settings = _train_settings(given, terminal.note)
+    paths = {name: settings.pop(name) for name in ("panel", "output", "index_dir")}
+    view = TrainingView(terminal)
+    try:
+        report = library_train(
+            **paths,
+            config=_run_config(settings, device),
+            device=device,
+            threads=common.threads,
+            max_memory=parse_memory(max_memory),
+            resume=resume,
+            force=common.force,
+            tensorboard=tensorboard,
+            observer=view,
+        )
+    finally:
+        view.stop()
+    if common.json:
+        terminal.json(asdict(report))
+        return
+    present_training(terminal, report)
+
+
+def present_training(terminal: Any, report: Any) -> None:
+    """Print what a training run came to."""
+    if report.already_finished:
+        terminal.note(f"{report.output}: this run is finished; nothing was left to do")
+    best = report.best
+    facts = {
+        "epochs": f"{report.epochs}{' (stopped early)' if report.stopped_early else ''}, best "
+        f"{report.best_epoch}",
+        "optimiser steps": report.steps,
+        "held-out accuracy": f"{best['val_accuracy']:.4f} (vote {best['vote_accuracy']:.4f})",
+        "held-out dosage r²": f"{best['val_r2']:.4f} (vote {best['vote_r2']:.4f})",
+        "indexes built": report.jit_builds,
+        "time": f"{report.seconds:.1f} s (first step after {report.first_step_seconds:.1f} s)",
+    }
+    following = f"snvrag verify {report.index_dir}/"
+    terminal.summary(f"wrote {report.output}/", facts, following)
+
+
+def _train_settings(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
+    """Settings of a training run: the options, over snvrag.toml or the bundled example."""
+    options = {
+        name: given[name]
+        for name in (
+            *("panel", "output", "index_dir", "max_seq_len", "preset", "dims", "layers", "heads"),
+            *("k", "dropout", "epochs", "batch_size", "accumulate", "lr", "warmup_steps", "gamma"),
+            *("rare_threshold", "flank_windows", "validation_fraction", "validation_batch"),
+            *("patience", "min_delta", "checkpoint_every", "seed"),
+        )
+    }
+    both = (given["window_size"], given["old_window_size"])
+    options["window_size"] = both[0] if both[0] is not None else both[1]
+    options["mask_levels"] = _levels(given["mask_levels"])
+    base: dict[str, Any] = {}
+    if options["panel"] is None:
+        base = _settings_without_panel(note)
+    chosen = base | {name: value for name, value in options.items() if value is not None}
+    if "mask_levels" in chosen:
+        chosen["levels"] = chosen.pop("mask_levels")
+    for name in _PATHS_IN_TOML:
+        chosen[name] = Path(chosen[name]) if chosen.get(name) is not None else None
+    return chosen
+
+
+def _settings_without_panel(note: Any) -> dict[str, Any]:
+    toml = Path(TOML_NAME)
+    if toml.exists():
+        settings = read_toml(toml)
+        if not isinstance(settings.get("panel"), str):
+            raise UsageError(f"{toml}: names no panel", 'add: panel = "panel.h5" under [train]')
+        note(f"using the settings of ./{toml} (panel {settings['panel']})")
+        return settings
+    from snvrag.example import EXAMPLE_FOLDER, prepare_example
+
+    path = prepare_example()
+    note(f"no panel given: training on the bundled example, laid out in ./{EXAMPLE_FOLDER}/")
+    return {**_EXAMPLE_SETTINGS, "panel": path}
+
+
+def _levels(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"\s*[0-9.]+\s*(,\s*[0-9.]+\s*)*", text):
+        raise UsageError(f"--mask-levels {text}: is no list of rates", "write 0.3,0.5,0.8")
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"--mask-levels {text}: is no list of rates", "write 0.3,0.5,0.8"
+        ) from error
+
+
+def _run_config(settings: Mapping[str, Any], device: str) -> Any:
+    from snvrag.config import run_config
+    from snvrag.distributed import resolve_device
+
+    return run_config(settings, cuda=resolve_device(device).type == "cuda", where=TOML_NAME)
+
+
+@with_common
+def verify(
+    *,
+    index_dir: Annotated[Path, typer.Argument(metavar="INDEX_DIR", help="Index folder.")],
+    panel: Annotated[
+        Path | None, typer.Option("--panel", help="Panel the indexes must belong to.")
+    ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Compare every allele with the panel's.")
+    ] = False,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Accept windows that are not built yet.")
+    ] = False,
+    common: Common,
+) -> None:
+    """Check an index folder: MAX_SEQ_LEN, index counts, digests. Exit 1 if a check fails."""
+    from snvrag.cli.output import Terminal
+    from snvrag.verification import verify as library_verify
+
+    terminal = Terminal(common)
+    with terminal.progress() as progress:
+        report = library_verify(
+            index_dir, panel=panel, deep=deep, allow_partial=allow_partial, progress=progress
+        )
+    if common.json:
+        terminal.json(report.as_json())
+    else:
+        rows = [["pass" if c.ok else "FAIL", c.name, c.detail] for c in report.checks]
+        terminal.table(["", "check", "detail"], rows)
+        for line in report.advice:
+            terminal.note(line)
+    if not report.ok:
+        raise typer.Exit(1)

@@ -1,0 +1,140 @@
+"""Options that several commands share, each defined once."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from snvrag.errors import UsageError
+
+SELECTION = "Selection"
+WINDOWS = "Windows"
+MODEL = "Model"
+TRAINING = "Training"
+RUNTIME = "Runtime"
+
+WindowSize = Annotated[
+    int | None,
+    typer.Option(
+        "--window-size",
+        help="SNPs per window; window size + 1 <= max-seq-len. Default 511.",
+        show_default=False,
+        rich_help_panel=WINDOWS,
+    ),
+]
+MaxSeqLen = Annotated[
+    int | None,
+    typer.Option(
+        "--max-seq-len",
+        help="Tokens per row, SOS included; never derived. Default 512.",
+        show_default=False,
+        rich_help_panel=WINDOWS,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Seed of all randomness.", rich_help_panel=RUNTIME),
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu or cuda[:N].", rich_help_panel=RUNTIME)
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        help="Memory for activations, such as 4G or 800M.",
+        rich_help_panel=RUNTIME,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The options that every command takes."""
+
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            help="Say more; -vv adds tracebacks.",
+            rich_help_panel=RUNTIME,
+        ),
+    ] = 0
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Only warnings, errors and results.", rich_help_panel=RUNTIME
+        ),
+    ] = False
+    no_progress: Annotated[
+        bool, typer.Option("--no-progress", help="No live progress.", rich_help_panel=RUNTIME)
+    ] = False
+    log_file: Annotated[
+        Path | None,
+        typer.Option("--log-file", help="Append the log to this file.", rich_help_panel=RUNTIME),
+    ] = None
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=RUNTIME),
+    ] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=RUNTIME)
+    ] = False
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads.", rich_help_panel=RUNTIME),
+    ] = None
+
+
+def with_common(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the :class:`Common` options; it receives them as ``common``."""
+    shared = {f.name: f for f in fields(Common)}
+    signature = inspect.signature(command)
+    own = [p for name, p in signature.parameters.items() if name != "common"]
+    added = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type
+        )
+        for name, f in shared.items()
+    ]
+
+    @functools.wraps(command)
+    def wrapper(**values: Any) -> None:
+        common = Common(**{name: values.pop(name) for name in shared})
+        command(common=common, **values)
+
+    keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*keyword_only, *added]
+    )
+    wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
+    # functools.wraps would lead Typer's inspection back to the undecorated command.
+    del wrapper.__wrapped__
+    return wrapper
+
+
+def parse_memory(text: str | None) -> int | None:
+    """Bytes of ``4G``, ``800M``, ``512K`` or a plain number.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if text is None:
+        return None
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    number, unit = text.strip().upper().removesuffix("B"), 1
+    if number and number[-1] in units:
+        number, unit = number[:-1], units[number[-1]]
+    try:
+        amount = float(number)
+    except ValueError:
+        amount = 0.0
+    if not 0 < amount < float("inf"):
+        raise UsageError(f"--max-memory {text}: is not an amount of memory", "write 4G or 800M")
+    return int(amount * unit)

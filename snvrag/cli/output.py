@@ -1,0 +1,254 @@
+"""What the terminal shows: logging, progress, tables, summaries, JSON.
+
+Results go to stdout; everything else goes to stderr, through one console, so that log lines and
+live progress do not tear each other.
+"""
+
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from snvrag.cli.options import Common
+from snvrag.errors import OutputError
+
+if TYPE_CHECKING:
+    from snvrag.index_store import Progress
+    from snvrag.training import TrainReport
+
+_STATUS_SECONDS = 10.0
+
+
+class Terminal:
+    """One command's output, set up from its common options."""
+
+    def __init__(self, common: Common, *, hide: Sequence[str] = ()) -> None:
+        self.common = common
+        self.err = Console(stderr=True, highlight=False)
+        self.live = self.err.is_terminal and not (common.quiet or common.no_progress)
+        self._set_up_logging(hide)
+
+    def _set_up_logging(self, hide: Sequence[str]) -> None:
+        logger = logging.getLogger("snvrag")
+        logger.handlers.clear()
+        logger.propagate = False
+        level = logging.WARNING if self.common.quiet else logging.INFO
+        level = logging.DEBUG if self.common.verbose else level
+        logger.setLevel(min(level, logging.INFO))
+        shown = _ConsoleHandler(self.err)
+        shown.setLevel(level)
+        logger.addHandler(shown)
+        if self.common.log_file is not None:
+            logger.addHandler(_file_handler(self.common.log_file))
+        for name in hide:
+            # Set at each start: a test or a library user may run several commands in a process.
+            logging.getLogger(name).setLevel(
+                logging.DEBUG if self.common.verbose else logging.WARNING
+            )
+
+    def note(self, text: str) -> None:
+        """One line on stderr, unless quiet."""
+        if not self.common.quiet:
+            self.err.print(text, markup=False, soft_wrap=True)
+
+    def json(self, data: Mapping[str, Any]) -> None:
+        """The one JSON object of ``--json``; undefined numbers become null."""
+        sys.stdout.write(json.dumps(_plain(data), indent=1, allow_nan=False) + "\n")
+
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None
+    ) -> None:
+        """A table on stdout; numbers are right-aligned."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+        for i, name in enumerate(columns):
+            numeric = bool(rows) and all(isinstance(r[i], int | float) for r in rows)
+            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(_cell(value)) for value in row))
+        Console(highlight=False).print(table)
+
+    def summary(self, title: str, facts: Mapping[str, object], following: str | None) -> None:
+        """What was done, as aligned lines on stdout, and what to run next."""
+        if self.common.quiet:
+            return
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(title, style="bold", markup=False)
+        width = max(len(name) for name in facts)
+        for name, value in facts.items():
+            console.print(f"  {name:<{width}}  {_cell(value)}", markup=False)
+        if following:
+            console.print(f"next: {following}", markup=False)
+
+    @contextlib.contextmanager
+    def progress(self) -> "Iterator[Progress | None]":
+        """A ``progress(task, done, total)`` function that draws a bar, or None."""
+        if not self.live:
+            yield None
+            return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.err,
+            transient=True,
+        ) as bar:
+            task = bar.add_task("", total=None)
+
+            def report(name: str, done: int, total: int) -> None:
+                bar.update(task, description=name, completed=done, total=total or None)
+
+            yield report
+
+
+class TrainingView:
+    """Shows training: a live line while it runs, one table row per epoch."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.terminal = terminal
+        self._live: Any = None
+        self._bar: Any = None
+        self._task: Any = None
+        self._said = time.monotonic()
+        self._header_shown = False
+
+    def on_start(self, block: Mapping[str, object]) -> None:
+        """Print the facts of the run and start the live line."""
+        for name, value in block.items():
+            self._log(f"  {name.replace('_', ' '):<18}  {_cell(value)}")
+        if self.terminal.live:
+            self._start_live()
+
+    def _start_live(self) -> None:
+        from rich.live import Live
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(30),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            console=self.terminal.err,
+        )
+        self._task = self._bar.add_task("starting", total=None)
+        self._live = Live(self._bar, console=self.terminal.err, transient=True)
+        self._live.start()
+
+    def on_batch(self, status: Mapping[str, float | int]) -> None:
+        """Refresh the live line, or log one every ten seconds where there is no terminal."""
+        position = f"epoch {status['epoch']}/{status['epochs']}"
+        figures = (
+            f"window {status['window']}  loss {_figure(status['loss'])}  rare-F1 "
+            f"{_figure(status['rare_f1'])}  r² {_figure(status['r2'])}  "
+            f"{status['samples_per_s']:.0f}/s  JIT {status['jit_builds']}  "
+            f"{status['rss_mb']:,.0f} MB"
+        )
+        if self._live is not None:
+            from rich.console import Group
+            from rich.text import Text
+
+            self._bar.update(
+                self._task,
+                description=position,
+                completed=status["batch"],
+                total=status["batches"],
+            )
+            self._live.update(Group(self._bar, Text(figures)))
+        elif time.monotonic() - self._said >= _STATUS_SECONDS:
+            self._said = time.monotonic()
+            self._log(f"{position}  batch {status['batch']}/{status['batches']}  {figures}")
+
+    def on_epoch(self, row: Mapping[str, float | int]) -> None:
+        """Print the epoch's validation figures beside the baselines'."""
+        methods = (("af", 7), ("nearest", 8), ("vote", 7), ("val", 7))
+        if not self._header_shown:
+            self._header_shown = True
+            names = "".join(f"{'model' if m == 'val' else m:>{w}}" for m, w in methods)
+            names = names.replace("   af", "   AF")
+            self._log("held-out samples, masked sites:")
+            self._log(f"{'':5} | {'accuracy':^29} | {'dosage r²':^29} | rare")
+            self._log(f"{'epoch':5} |{names} |{names} |   F1")
+        accuracy = "".join(f"{_figure(row[f'{m}_accuracy']):>{w}}" for m, w in methods)
+        r2 = "".join(f"{_figure(row[f'{m}_r2']):>{w}}" for m, w in methods)
+        self._log(f"{row['epoch']:5} |{accuracy} |{r2} | {_figure(row['val_rare_f1'])}")
+
+    def on_end(self, report: "TrainReport") -> None:
+        """Stop the live line."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Give the terminal back, whatever happened."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _log(self, text: str) -> None:
+        logging.getLogger("snvrag.cli").info(text)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes log records to the console that also draws the progress, one line each."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        text = prefix + record.getMessage()
+        self.console.print(text, markup=False, soft_wrap=True)
+
+
+def _file_handler(path: Path) -> logging.Handler:
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"{path}: the log file cannot be written ({error.strerror})",
+            "choose another --log-file",
+        ) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
+
+
+def _figure(value: float) -> str:
+    return "-" if value != value else f"{value:.4f}"  # noqa: PLR0124
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: paths as text, undefined numbers as null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not (float("-inf") < value < float("inf")):
+        return None
+    return str(value) if isinstance(value, Path) else value
