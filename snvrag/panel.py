@@ -94,7 +94,7 @@ class PanelWriter:
     def finish(self, provenance: dict[str, Any]) -> str:
         """Write everything beside the genotypes; returns the content digest."""
         file = self._file
-        file["samples"] = np.array([s.encode() for s in self._samples])
+        self._write("samples", np.array([s.encode() for s in self._samples]))
         for name in _SITE_STRINGS:
             self._write(f"variants/{name}", np.concatenate(self._strings[name]))
         self._write("variants/POS", np.concatenate(self._positions))
@@ -103,7 +103,8 @@ class PanelWriter:
         self._write("variants/AN", counts[1])
         table = np.concatenate(self._frequencies, axis=2)
         self._write("variants/AF", table[FREQUENCIES.index("AF"), 0])
-        file["frequencies/populations"] = np.array([p.encode() for p in self._populations])
+        names = np.array([p.encode() for p in self._populations])
+        self._write("frequencies/populations", names)
         for i, name in enumerate(FREQUENCIES):
             self._write(f"frequencies/{name}", table[i])
         file.attrs["format_name"] = PANEL_FORMAT

@@ -7,6 +7,7 @@ live progress do not tear each other.
 import contextlib
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from snvrag.training import TrainReport
 
 _STATUS_SECONDS = 10.0
+_NUMBER = re.compile(r"[\d.,…]+")
 
 
 class Terminal:
@@ -71,7 +73,7 @@ class Terminal:
 
         table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
         for i, name in enumerate(columns):
-            numeric = bool(rows) and all(isinstance(r[i], int | float) for r in rows)
+            numeric = bool(rows) and all(_NUMBER.fullmatch(_cell(r[i])) for r in rows)
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(_cell(value)) for value in row))
