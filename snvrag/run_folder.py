@@ -49,24 +49,35 @@ def next_run_folder(parent: Path) -> Path:
         number += 1
 
 
-def prepare_run_folder(output: Path, *, resume: bool, force: bool) -> None:
-    """Create the run folder; with ``force``, remove an earlier run's own files from it.
+def check_run_folder(output: Path, *, resume: bool, force: bool) -> None:
+    """Refuse a run folder that holds something, unless that was asked for.
 
     Raises:
-        OutputError: it is not empty and neither ``resume`` nor ``force`` is set, or it cannot be
-            written to.
+        OutputError: it is not empty and neither ``resume`` nor ``force`` is set.
     """
-    occupied = output.is_dir() and any(output.iterdir())
-    if occupied and not (resume or force):
+    if _is_occupied(output) and not (resume or force):
         raise OutputError(
             f"{output}: the run folder is not empty",
             "add --resume to go on with it, --force to replace it, or give another -o",
         )
+
+
+def prepare_run_folder(output: Path, *, resume: bool, force: bool) -> None:
+    """Create the run folder; with ``force``, remove an earlier run's own files from it.
+
+    Raises:
+        OutputError: it cannot be created or written to.
+    """
+    occupied = _is_occupied(output)
     prepare_output_folder(output)
     if occupied and force and not resume:
         for name in _OWN_FILES:
             (output / name).unlink(missing_ok=True)
         shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+
+
+def _is_occupied(output: Path) -> bool:
+    return output.is_dir() and any(output.iterdir())
 
 
 def run_identity(panel_digest: str, plan: WindowPlan, config: RunConfig) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from snvrag.panel import Panel
 from snvrag.run_folder import (
     CHECKPOINTS,
     check_identity,
+    check_run_folder,
     next_run_folder,
     prepare_run_folder,
     run_identity,
@@ -165,9 +166,9 @@ def train(
         output = next_run_folder(Path.cwd())
     with Panel.open(panel) as opened:
         plan = WindowPlan.from_chromosomes(opened.chromosomes(), config.windows)
-        prepare_run_folder(output, resume=resume, force=force)
-        store = IndexStore.open(index_dir or default_index_dir(panel), opened, plan)
-        with store:
+        check_run_folder(output, resume=resume, force=force)
+        with IndexStore.open(index_dir or default_index_dir(panel), opened, plan) as store:
+            prepare_run_folder(output, resume=resume, force=force)
             trainer = Trainer(
                 opened, store, plan, config, output, resolve_device(device), started, observer
             )

@@ -99,6 +99,15 @@ def run(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one r
         )
         _show_traceback(words)
         return EXIT_FAILED
+    finally:
+        _close_log()
+
+
+def _close_log() -> None:
+    # Only a command that set up its output has imported the module, with rich behind it.
+    output = sys.modules.get("snvrag.cli.output")
+    if output is not None:
+        output.close_log()
 
 
 def _say(text: str, hint: str | None = None) -> None:

@@ -38,21 +38,18 @@ class Terminal:
 
     def _set_up_logging(self, hide: Sequence[str]) -> None:
         logger = logging.getLogger("snvrag")
-        logger.handlers.clear()
+        close_log()
         logger.propagate = False
         level = logging.WARNING if self.common.quiet else logging.INFO
         level = logging.DEBUG if self.common.verbose else level
         logger.setLevel(min(level, logging.INFO))
         shown = _ConsoleHandler(self.err)
         shown.setLevel(level)
+        if not self.common.verbose:
+            shown.addFilter(lambda record: record.levelno > logging.INFO or record.name not in hide)
         logger.addHandler(shown)
         if self.common.log_file is not None:
             logger.addHandler(_file_handler(self.common.log_file))
-        for name in hide:
-            # Set at each start: a test or a library user may run several commands in a process.
-            logging.getLogger(name).setLevel(
-                logging.DEBUG if self.common.verbose else logging.WARNING
-            )
 
     def note(self, text: str) -> None:
         """One line on stderr, unless quiet."""
@@ -119,6 +116,14 @@ class Terminal:
                 bar.update(task, description=name, completed=done, total=total or None)
 
             yield report
+
+
+def close_log() -> None:
+    """Close the log file and forget the console, at a command's start and end."""
+    logger = logging.getLogger("snvrag")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
 
 
 class TrainingView:
