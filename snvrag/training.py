@@ -3,10 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -30,6 +29,7 @@ from snvrag.errors import InputError, UsageError, WorkError
 from snvrag.index_store import IndexStore, default_index_dir
 from snvrag.metrics import METHODS, Score
 from snvrag.model import RagBert, masked_loss
+from snvrag.observer import SilentObserver, TrainingObserver, TrainReport
 from snvrag.panel import Panel
 from snvrag.run_folder import (
     CHECKPOINTS,
@@ -50,59 +50,6 @@ _CHECKPOINT_SECONDS = 20.0
 _CHECKPOINT_SHARE = 0.05
 _FINAL_LR_SHARE = 0.1
 _STATUS_FIGURES = ("loss", "rare_f1", "r2")
-
-
-class TrainingObserver(Protocol):
-    """What :func:`train` reports to while it works."""
-
-    def on_start(self, block: Mapping[str, object]) -> None:
-        """The facts of the run, once, before the first step."""
-
-    def on_batch(self, status: Mapping[str, float | int]) -> None:
-        """After each batch: position, running loss, rare F1, r², speed, JIT builds, memory."""
-
-    def on_epoch(self, row: Mapping[str, float | int]) -> None:
-        """After each epoch: the row that goes into ``metrics.csv``."""
-
-    def on_end(self, report: "TrainReport") -> None:
-        """When training is over."""
-
-
-class SilentObserver:
-    """The observer that shows nothing."""
-
-    def on_start(self, block: Mapping[str, object]) -> None:
-        """Ignore."""
-
-    def on_batch(self, status: Mapping[str, float | int]) -> None:
-        """Ignore."""
-
-    def on_epoch(self, row: Mapping[str, float | int]) -> None:
-        """Ignore."""
-
-    def on_end(self, report: "TrainReport") -> None:
-        """Ignore."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainReport:
-    """What a run of :func:`train` did."""
-
-    output: Path
-    index_dir: Path
-    epochs: int
-    """Epochs complete, over all sessions of the run."""
-    steps: int
-    best_epoch: int
-    """Epoch (from 1) whose weights are in ``model.safetensors``."""
-    best: dict[str, float]
-    """That epoch's row of ``metrics.csv``."""
-    seconds: float
-    first_step_seconds: float
-    """From the call of :func:`train` to the end of the first optimiser step; NaN if none."""
-    jit_builds: int
-    stopped_early: bool
-    already_finished: bool
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:

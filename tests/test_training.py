@@ -13,14 +13,9 @@ from snvrag.checkpoint import load_weights
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
 from snvrag.errors import InputError, MismatchError, OutputError, UsageError
 from snvrag.model import RagBert
-from snvrag.training import (
-    SilentObserver,
-    Trainer,
-    learning_rate,
-    next_run_folder,
-    rows_that_fit,
-    train,
-)
+from snvrag.observer import SilentObserver
+from snvrag.run_folder import next_run_folder
+from snvrag.training import Trainer, learning_rate, rows_that_fit, train
 
 CONFIG = RunConfig(
     WindowConfig(60, 64),

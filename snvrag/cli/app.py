@@ -12,6 +12,7 @@ import typer
 
 from snvrag import __version__
 from snvrag.cli import commands
+from snvrag.cli.train import train
 from snvrag.errors import SnvragError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
@@ -26,7 +27,7 @@ app = typer.Typer(
 app.command("convert")(commands.convert)
 app.command("windows")(commands.windows)
 app.command("build-index")(commands.build_index)
-app.command("train")(commands.train)
+app.command("train")(train)
 app.command("verify")(commands.verify)
 
 # Typer carries its own copy of click; its public classes lead to the base of all usage errors.

@@ -1,29 +1,21 @@
 """The commands: parse, call the library, present. What they do, the Python API can do."""
 
-import re
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from snvrag.cli.options import (
-    MODEL,
-    RUNTIME,
     SELECTION,
-    TRAINING,
     WINDOWS,
     Common,
-    Device,
-    MaxMemory,
     MaxSeqLen,
     Seed,
     WindowSize,
-    parse_memory,
     with_common,
 )
-from snvrag.config import TOML_NAME, WindowConfig, read_toml
+from snvrag.config import WindowConfig
 from snvrag.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,8 +24,6 @@ if TYPE_CHECKING:
     from snvrag.windows import WindowPlan
 
 _STORE_LOGGER = "snvrag.index_store"
-_EXAMPLE_SETTINGS: Mapping[str, Any] = {"preset": "tiny", "epochs": 2}
-_PATHS_IN_TOML = ("panel", "output", "index_dir")
 
 
 def _window_config(window_size: int | None, max_seq_len: int | None) -> WindowConfig:
@@ -299,233 +289,6 @@ def build_index(
         "time": f"{report.seconds:.2f} s",
     }
     terminal.summary(f"wrote {report.folder}/", facts, f"snvrag verify {report.folder}/")
-
-
-@with_common
-def train(
-    *,
-    panel: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[PANEL.h5]",
-            help="Panel to train on; without it, snvrag.toml in "
-            "this folder, else the bundled example.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Run folder; default the next free snvrag-run."),
-    ] = None,
-    index_dir: Annotated[
-        Path | None,
-        typer.Option("--index-dir", "-i", help="Index folder; default PANEL.h5.index/."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in -o.")] = False,
-    window_size: WindowSize = None,
-    old_window_size: Annotated[int | None, typer.Option("--window_size", hidden=True)] = None,
-    window_path: Annotated[
-        str | None, typer.Option("--window-path", "--window_path", hidden=True)
-    ] = None,
-    max_seq_len: MaxSeqLen = None,
-    preset: Annotated[
-        str | None,
-        typer.Option("--preset", help="auto, tiny, small or base.", rich_help_panel=MODEL),
-    ] = None,
-    dims: Annotated[int | None, typer.Option("--dims", rich_help_panel=MODEL)] = None,
-    layers: Annotated[int | None, typer.Option("--layers", rich_help_panel=MODEL)] = None,
-    heads: Annotated[int | None, typer.Option("--heads", rich_help_panel=MODEL)] = None,
-    k: Annotated[
-        int | None,
-        typer.Option("--k", help="Retrieved haplotypes that are encoded.", rich_help_panel=MODEL),
-    ] = None,
-    dropout: Annotated[float | None, typer.Option("--dropout", rich_help_panel=MODEL)] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", rich_help_panel=TRAINING)] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", help="Samples of one window.", rich_help_panel=TRAINING),
-    ] = None,
-    accumulate: Annotated[
-        int | None,
-        typer.Option("--accumulate", help="Batches per step.", rich_help_panel=TRAINING),
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option("--lr", help="Peak learning rate.", rich_help_panel=TRAINING)
-    ] = None,
-    warmup_steps: Annotated[
-        int | None, typer.Option("--warmup-steps", rich_help_panel=TRAINING)
-    ] = None,
-    gamma: Annotated[
-        float | None,
-        typer.Option("--gamma", help="Focal loss; 0 is cross-entropy.", rich_help_panel=TRAINING),
-    ] = None,
-    mask_levels: Annotated[
-        str | None,
-        typer.Option(
-            "--mask-levels", help="Curriculum, such as 0.3,0.5,0.8.", rich_help_panel=TRAINING
-        ),
-    ] = None,
-    rare_threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--rare-threshold",
-            help="Minor-allele frequency below which a site is rare.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    flank_windows: Annotated[
-        int | None,
-        typer.Option(
-            "--flank-windows",
-            help="Windows either side used as evidence.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    validation_fraction: Annotated[
-        float | None,
-        typer.Option(
-            "--validation-fraction", help="Share of samples held out.", rich_help_panel=TRAINING
-        ),
-    ] = None,
-    validation_batch: Annotated[
-        int | None, typer.Option("--validation-batch", rich_help_panel=TRAINING)
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            "--patience",
-            help="Epochs without improvement before stopping.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    min_delta: Annotated[
-        float | None, typer.Option("--min-delta", rich_help_panel=TRAINING)
-    ] = None,
-    checkpoint_every: Annotated[
-        int | None,
-        typer.Option(
-            "--checkpoint-every",
-            help="Steps; default every 20 s and each epoch.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    tensorboard: Annotated[
-        bool,
-        typer.Option(
-            "--tensorboard", help="Also write TensorBoard events.", rich_help_panel=RUNTIME
-        ),
-    ] = False,
-    seed: Seed = None,
-    device: Device = "auto",
-    max_memory: MaxMemory = None,
-    common: Common,
-) -> None:
-    """Train a model; haplotype indexes are built just in time."""
-    given = dict(locals())
-    if window_path is not None:
-        raise UsageError("--window-path: removed: use --window-size", "snvrag windows PANEL.h5")
-    from snvrag.cli.output import Terminal, TrainingView
-    from snvrag.training import train as library_train
-
-    terminal = Terminal(common)
-    settings = _train_settings(given, terminal.note)
-    paths = {name: settings.pop(name) for name in ("panel", "output", "index_dir")}
-    view = TrainingView(terminal)
-    try:
-        report = library_train(
-            **paths,
-            config=_run_config(settings, device),
-            device=device,
-            threads=common.threads,
-            max_memory=parse_memory(max_memory),
-            resume=resume,
-            force=common.force,
-            tensorboard=tensorboard,
-            observer=view,
-        )
-    finally:
-        view.stop()
-    if common.json:
-        terminal.json(asdict(report))
-        return
-    present_training(terminal, report)
-
-
-def present_training(terminal: Any, report: Any) -> None:
-    """Print what a training run came to."""
-    if report.already_finished:
-        terminal.note(f"{report.output}: this run is finished; nothing was left to do")
-    best = report.best
-    facts = {
-        "epochs": f"{report.epochs}{' (stopped early)' if report.stopped_early else ''}, best "
-        f"{report.best_epoch}",
-        "optimiser steps": report.steps,
-        "held-out accuracy": f"{best['val_accuracy']:.4f} (vote {best['vote_accuracy']:.4f})",
-        "held-out dosage r²": f"{best['val_r2']:.4f} (vote {best['vote_r2']:.4f})",
-        "indexes built": report.jit_builds,
-        "time": f"{report.seconds:.1f} s (first step after {report.first_step_seconds:.1f} s)",
-    }
-    following = f"snvrag verify {report.index_dir}/"
-    terminal.summary(f"wrote {report.output}/", facts, following)
-
-
-def _train_settings(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
-    """Settings of a training run: the options, over snvrag.toml or the bundled example."""
-    options = {
-        name: given[name]
-        for name in (
-            *("panel", "output", "index_dir", "max_seq_len", "preset", "dims", "layers", "heads"),
-            *("k", "dropout", "epochs", "batch_size", "accumulate", "lr", "warmup_steps", "gamma"),
-            *("rare_threshold", "flank_windows", "validation_fraction", "validation_batch"),
-            *("patience", "min_delta", "checkpoint_every", "seed"),
-        )
-    }
-    both = (given["window_size"], given["old_window_size"])
-    options["window_size"] = both[0] if both[0] is not None else both[1]
-    options["mask_levels"] = _levels(given["mask_levels"])
-    base: dict[str, Any] = {}
-    if options["panel"] is None:
-        base = _settings_without_panel(note)
-    chosen = base | {name: value for name, value in options.items() if value is not None}
-    if "mask_levels" in chosen:
-        chosen["levels"] = chosen.pop("mask_levels")
-    for name in _PATHS_IN_TOML:
-        chosen[name] = Path(chosen[name]) if chosen.get(name) is not None else None
-    return chosen
-
-
-def _settings_without_panel(note: Any) -> dict[str, Any]:
-    toml = Path(TOML_NAME)
-    if toml.exists():
-        settings = read_toml(toml)
-        if not isinstance(settings.get("panel"), str):
-            raise UsageError(f"{toml}: names no panel", 'add: panel = "panel.h5" under [train]')
-        note(f"using the settings of ./{toml} (panel {settings['panel']})")
-        return settings
-    from snvrag.example import EXAMPLE_FOLDER, prepare_example
-
-    path = prepare_example()
-    note(f"no panel given: training on the bundled example, laid out in ./{EXAMPLE_FOLDER}/")
-    return {**_EXAMPLE_SETTINGS, "panel": path}
-
-
-def _levels(text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    if not re.fullmatch(r"\s*[0-9.]+\s*(,\s*[0-9.]+\s*)*", text):
-        raise UsageError(f"--mask-levels {text}: is no list of rates", "write 0.3,0.5,0.8")
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(
-            f"--mask-levels {text}: is no list of rates", "write 0.3,0.5,0.8"
-        ) from error
-
-
-def _run_config(settings: Mapping[str, Any], device: str) -> Any:
-    from snvrag.config import run_config
-    from snvrag.distributed import resolve_device
-
-    return run_config(settings, cuda=resolve_device(device).type == "cuda", where=TOML_NAME)
 
 
 @with_common

@@ -21,7 +21,7 @@ from snvrag.errors import OutputError
 
 if TYPE_CHECKING:
     from snvrag.index_store import Progress
-    from snvrag.training import TrainReport
+    from snvrag.observer import TrainReport
 
 _STATUS_SECONDS = 10.0
 _NUMBER = re.compile(r"[\d.,…]+")
