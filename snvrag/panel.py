@@ -27,6 +27,7 @@ NO_SECOND_HAPLOTYPE = -2
 _HOW_TO_MAKE = "make it with: snvrag convert PANEL.vcf.gz -o panel.h5"
 _CHUNK_SITES = 512
 _CHUNK_SAMPLES = 8192
+_CHUNK_ROWS = 1 << 16
 _SITE_STRINGS = ("CHROM", "ID", "REF", "ALT")
 # Measured on 1000 Genomes genotypes: a third to a tenth of the bytes of gzip or lzf, and the
 # fastest to read.
@@ -115,7 +116,8 @@ class PanelWriter:
         return digest
 
     def _write(self, name: str, data: NDArray[Any]) -> None:
-        self._file.create_dataset(name, data=data, chunks=True, **_COMPRESSION)
+        chunks = (*data.shape[:-1], min(data.shape[-1], _CHUNK_ROWS))
+        self._file.create_dataset(name, data=data, chunks=chunks, **_COMPRESSION)
         self._hash.update(f"{name} {data.dtype.str} {data.shape}".encode())
         self._hash.update(np.ascontiguousarray(data).tobytes())
 

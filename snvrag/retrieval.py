@@ -6,7 +6,9 @@ everything cancels but the token difference at observed sites:
 :class:`BinaryIndex` therefore searches packed alleles; :class:`EmbeddingIndex` searches the float
 vectors and is the oracle that the first is tested against.
 
-Ties break by haplotype number, so results do not depend on threads.
+Ties break by haplotype number, so results do not depend on threads. FAISS promises no order, but
+its exact binary search reads codes in ascending id and lets only a smaller distance in, so that
+of equal distances the smallest ids stay; ``tests/test_retrieval.py`` holds it to that.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from snvrag.errors import InputError, UsageError
+from snvrag.errors import InputError, UsageError, WorkError
 from snvrag.tokens import ALT, MASK, PAD, REF, SOS
 
 _FAISS_WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu12", "faiss-gpu-cu11")
@@ -27,6 +29,8 @@ _EMBED_BLOCK_BYTES = 256 * 2**20
 # Above any number of queries: the BLAS path computes ‖x‖² + ‖y‖² - 2xy, whose cancellation costs
 # up to a whole mismatch at these dimensions.
 _NEVER_BLAS = 1 << 30
+# What FAISS and the reshape raise on bytes that are no index; a length in the header may be absurd.
+_UNREADABLE = (RuntimeError, ValueError, AttributeError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,8 @@ class BinaryIndex:
     @classmethod
     def join(cls, indexes: Sequence["BinaryIndex"]) -> "BinaryIndex":
         """One index over consecutive windows: whole-window Hamming distances add up."""
+        for index in indexes:
+            index._require_complete()
         if len(indexes) == 1:
             return indexes[0]
         codes = np.concatenate([index.codes for index in indexes], axis=1)
@@ -142,12 +148,13 @@ class BinaryIndex:
         try:
             flat: Any = faiss.deserialize_index_binary(np.frombuffer(data, dtype=np.uint8))
             codes = faiss.vector_to_array(flat.xb).reshape(flat.ntotal, flat.code_size)
-        except (RuntimeError, ValueError, AttributeError) as error:
+        except _UNREADABLE as error:
             raise InputError(f"{path}: is not a FAISS binary index ({error})") from error
         return cls(codes, [(n_sites, codes.shape[1])])
 
     def to_bytes(self) -> bytes:
         """The index as a FAISS ``IndexBinaryFlat`` file."""
+        self._require_complete()
         return bytes(faiss.serialize_index_binary(self._index()).tobytes())
 
     @property
@@ -166,7 +173,8 @@ class BinaryIndex:
         return self.codes.nbytes
 
     def alleles(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Alleles of rows ``ids``: uint8 [len(ids), sites]."""
+        """Alleles of haplotypes ``ids``: uint8 [len(ids), sites]."""
+        self._require_complete()
         chosen = self.codes[ids]
         pieces, offset = [], 0
         for sites, width in self.parts:
@@ -185,8 +193,12 @@ class BinaryIndex:
             keep: bool [haplotypes]; the others can never be found.
         """
         mask = self._pack(observed[None])[0]
-        ids = None if keep is None else np.flatnonzero(keep)
-        codes = self.codes if ids is None else self.codes[ids]
+        if self._mask is not None:
+            mask &= self._mask
+        codes, ids = self.codes, self._ids
+        if keep is not None:
+            rows = np.flatnonzero(keep)
+            codes, ids = codes[rows], rows if ids is None else ids[rows]
         return BinaryIndex(codes & mask, self.parts, mask, ids)
 
     def search(
@@ -216,6 +228,10 @@ class BinaryIndex:
         else:
             distances, rows = _matmul_search(self.codes, codes, wanted, device)
         return _select(distances, rows if self._ids is None else self._ids[rows], k, exclude)
+
+    def _require_complete(self) -> None:
+        if self._mask is not None or self._ids is not None:
+            raise ValueError("a masked copy can only be searched: its alleles are not whole")
 
     def _index(self) -> Any:
         if self._flat is None:
@@ -259,7 +275,8 @@ def _matmul_search(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Distances and rows int64 [q, k] of packed codes, by a product of ±1 vectors in torch.
 
-    ±1 products below 2**24 are exact in float32; TF32 and bf16 would round them.
+    Exact at any float32 setting: ±1 survives rounding to TF32 or bf16, and sums below 2**24 are
+    whole in float32. Only autocast, which rounds the sums themselves, must be off.
     """
     import torch
 
@@ -267,13 +284,9 @@ def _matmul_search(
         bits = torch.from_numpy(np.unpackbits(codes, axis=1)).to(device)
         return bits.float().mul_(2).sub_(1)
 
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        a, b = signs(queries), signs(reference)
+    a, b = signs(queries), signs(reference)
+    with torch.autocast(a.device.type, enabled=False):
         distance = ((a.shape[1] - a @ b.T) / 2).round().long()
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
     # Distance and row in one key make every key distinct, so topk has no tie to break.
     key = distance * len(reference) + torch.arange(len(reference), device=device)
     best = key.topk(k, dim=1, largest=False, sorted=True).values.cpu().numpy()
@@ -332,10 +345,8 @@ class EmbeddingIndex:
         """
         ids = None if keep is None else np.flatnonzero(keep)
         index = cls(None, embedder, observed, af, max_seq_len, ids)
-        rows = alleles if ids is None else alleles[ids]
-        for block in index._embedded_blocks(rows):
-            if index._flat is None:
-                index._flat = faiss.IndexFlatL2(block.shape[1])
+        index._flat = faiss.IndexFlatL2(max_seq_len * index._dims())
+        for block in index._embedded_blocks(alleles if ids is None else alleles[ids]):
             index._flat.add(block)
         return index
 
@@ -356,7 +367,7 @@ class EmbeddingIndex:
         """
         try:
             flat = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
-        except (RuntimeError, ValueError) as error:
+        except _UNREADABLE as error:
             raise InputError(f"{path}: is not a FAISS index ({error})") from error
         return cls(flat, embedder, observed, af, max_seq_len)
 
@@ -377,8 +388,15 @@ class EmbeddingIndex:
     def search(
         self, queries: NDArray[np.uint8], k: int, exclude: NDArray[np.int64] | None = None
     ) -> Neighbours:
-        """Nearest haplotypes; squared distances are returned in units of one mismatch."""
+        """Nearest haplotypes; squared distances are returned in units of one mismatch.
+
+        Raises:
+            WorkError: the embedding does not tell REF from ALT.
+        """
         wanted = min(k + (0 if exclude is None else exclude.shape[1]), self.n_haplotypes)
+        if wanted == 0 or len(queries) == 0:
+            nothing = np.empty((len(queries), 0), dtype=np.int64)
+            return _select(nothing, nothing, k, exclude)
         unit = self._mismatch()
         threshold = faiss.cvar.distance_compute_blas_threshold
         faiss.cvar.distance_compute_blas_threshold = _NEVER_BLAS
@@ -403,15 +421,44 @@ class EmbeddingIndex:
         return self._embedder(tokens, af)
 
     def _embedded_blocks(self, alleles: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-        dims = self._embed(self._tokens(alleles[:1])).shape[2]
-        step = max(1, _EMBED_BLOCK_BYTES // (4 * self._length * dims))
+        step = max(1, _EMBED_BLOCK_BYTES // (4 * self._length * self._dims()))
         for first in range(0, len(alleles), step):
             embedded = self._embed(self._tokens(alleles[first : first + step]))
             yield np.ascontiguousarray(embedded.reshape(len(embedded), -1))
 
-    def _mismatch(self) -> float:
-        """‖E[REF] - E[ALT]‖², what one mismatch adds to a squared distance."""
+    def _ref_and_alt(self) -> NDArray[np.float32]:
+        """Embedded REF and ALT of the first site: float32 [2, D]."""
         tokens = np.full((2, self._length), PAD, dtype=np.int64)
         tokens[:, 1] = (REF, ALT)
-        ref, alt = self._embed(tokens)[:, 1].astype(np.float64)
-        return float(((ref - alt) ** 2).sum())
+        return self._embed(tokens)[:, 1]
+
+    def _dims(self) -> int:
+        return int(self._ref_and_alt().shape[1])
+
+    def _mismatch(self) -> float:
+        """‖E[REF] - E[ALT]‖², what one mismatch adds to a squared distance."""
+        ref, alt = self._ref_and_alt().astype(np.float64)
+        unit = float(((ref - alt) ** 2).sum())
+        if not unit > 0 or not np.isfinite(unit):
+            raise WorkError(
+                f"‖E[REF] - E[ALT]‖² is {unit}: the embedding does not tell REF from ALT",
+                "search with the binary index, which needs no embedding",
+            )
+        return unit
+
+
+def index_shape(data: bytes, kind: str, path: Path) -> tuple[int, int]:
+    """Vectors and dimension (bits or floats) of an index file's content.
+
+    Raises:
+        InputError: ``data`` is no index of that kind; ``path`` names it.
+    """
+    raw = np.frombuffer(data, dtype=np.uint8)
+    try:
+        if kind == BinaryIndex.kind:
+            index: Any = faiss.deserialize_index_binary(raw)
+        else:
+            index = faiss.deserialize_index(raw)
+    except _UNREADABLE as error:
+        raise InputError(f"{path.name} is no {kind} index of FAISS ({error})") from error
+    return int(index.ntotal), int(index.d)
