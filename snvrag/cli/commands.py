@@ -257,16 +257,17 @@ def build_index(
     common: Common,
 ) -> None:
     """Build haplotype indexes ahead of time; training builds what is missing anyway."""
+    config = _window_config(window_size, max_seq_len)
+    embedder = None
+    if kind == "embedding":
+        # Before FAISS: on a CUDA machine, torch must be imported first.
+        from snvrag.run_folder import load_embedder
+
+        embedder = load_embedder(model, config, seed)
     from snvrag.cli.output import Terminal
     from snvrag.index_store import build_index as library_build_index
 
     terminal = Terminal(common, hide=[_STORE_LOGGER])
-    config = _window_config(window_size, max_seq_len)
-    embedder = None
-    if kind == "embedding":
-        from snvrag.run_folder import load_embedder
-
-        embedder = load_embedder(model, config, seed)
     with terminal.progress() as progress:
         report = library_build_index(
             panel,

@@ -136,9 +136,12 @@ class TrainingView:
         self._task: Any = None
         self._said = time.monotonic()
         self._header_shown = False
+        self.output: object = None
+        """The run's folder, once training has begun."""
 
     def on_start(self, block: Mapping[str, object]) -> None:
         """Print the facts of the run and start the live line."""
+        self.output = block["output"]
         for name, value in block.items():
             self._log(f"  {name.replace('_', ' '):<18}  {_cell(value)}")
         if self.terminal.live:

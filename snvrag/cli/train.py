@@ -173,6 +173,11 @@ def train(
             tensorboard=tensorboard,
             observer=view,
         )
+    except KeyboardInterrupt:
+        view.stop()
+        if view.output is not None:
+            terminal.note(f"to go on: repeat the command with -o {view.output} --resume")
+        raise
     finally:
         view.stop()
     if common.json:
