@@ -241,7 +241,7 @@ class WindowBatches:
 
         queries = context.alleles(rows)
         found = context.masked(ranking, keep=self._keep).search(
-            queries, self.config.model.evidence_k, exclude=exclude
+            queries, self.config.model.evidence_k, exclude, device=str(self.device)
         )
         unique, inverse = np.unique(found.ids.clip(min=0), return_inverse=True)
         alleles = context.alleles(unique)[inverse.reshape(found.ids.shape)]

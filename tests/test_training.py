@@ -306,3 +306,26 @@ def test_bad_device_and_missing_panel(mosaic_panel, tmp_path):
     with pytest.raises(InputError, match="absent"):
         train(tmp_path / "absent.h5", tmp_path / "r2", config=CONFIG)
     assert not (tmp_path / "r2").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_on_cuda_comes_to_the_same(mosaic_panel, tmp_path):
+    figures = []
+    for device in ("cpu", "cuda"):
+        config = dataclasses.replace(
+            CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.0), train=CONFIG.train
+        )
+        recorder = Recorder()
+        train(
+            mosaic_panel,
+            tmp_path / device,
+            config=config,
+            index_dir=tmp_path / "i",
+            device=device,
+            observer=recorder,
+        )
+        figures.append(recorder.rows[-1])
+    for key in ("vote_r2", "nearest_r2", "af_r2"):
+        assert figures[0][key] == pytest.approx(figures[1][key], abs=1e-4)
+    assert figures[0]["val_r2"] == pytest.approx(figures[1]["val_r2"], abs=0.02)
