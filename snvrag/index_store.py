@@ -7,26 +7,27 @@
 
 A file that the manifest does not list counts as not built. A listed file is only used after its
 bytes match the listed digest; otherwise it is built again.
+
+The manifest is rewritten per 64th of its windows or second, as rewriting it for every window makes
+building n windows cost n²; what a killed process had not listed yet is built again.
 """
 
 import fcntl
 import hashlib
 import logging
-import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.config import MaskConfig, WindowConfig
-from snvrag.errors import InputError, MismatchError, OutputError
+from snvrag.errors import InputError, MismatchError, OutputError, SnvragError, UsageError
 from snvrag.masking import validation_mask
 from snvrag.panel import Panel
 from snvrag.provenance import (
@@ -36,43 +37,35 @@ from snvrag.provenance import (
     read_json,
     write_json,
 )
-from snvrag.retrieval import BinaryIndex, Embedder, EmbeddingIndex, check_faiss
+from snvrag.retrieval import (
+    BinaryIndex,
+    Embedder,
+    EmbeddingIndex,
+    check_faiss,
+    index_name,
+    read_index_file,
+)
 from snvrag.windows import WindowPlan
 
 logger = logging.getLogger(__name__)
 
+LOCK = ".lock"
+DEFAULT_BUDGET = 256 * 2**20
 INDEX_FORMAT = "snvrag-index"
 INDEX_VERSION = 1
 MANIFEST = "manifest.json"
-LOCK = ".lock"
-DEFAULT_BUDGET = 256 * 2**20
 KINDS = ("binary", "embedding")
+COUNTS = ("window_size", "max_seq_len", "num_windows", "n_sites", "n_haplotypes")
+_OTHERS = {"kind": str, "panel_digest": str, "settings": dict, "windows": dict}
+_FLUSH_SHARE = 64
+_FLUSH_SECONDS = 1.0
+_CHOOSE_ANOTHER = "choose another index folder with -i"
 Progress = Callable[[str, int, int], None]
 
 
 def default_index_dir(panel: Path) -> Path:
     """``<panel>.index/`` beside the panel."""
     return panel.with_name(panel.name + ".index")
-
-
-def index_name(window: int) -> str:
-    """File name of one window's index."""
-    return f"index_{window}.faiss"
-
-
-class Kind(Protocol):
-    """How one kind of index is made from a panel window and read back from bytes."""
-
-    name: str
-
-    def settings(self) -> dict[str, Any]:
-        """What, beside panel and windows, the indexes depend on; part of the manifest."""
-
-    def build(self, window: int) -> Any:
-        """Make the index of a window."""
-
-    def load(self, data: bytes, window: int, path: Path) -> Any:
-        """Read an index back."""
 
 
 class BinaryKind:
@@ -109,7 +102,7 @@ class EmbeddingKind:
 
     def __init__(self, panel: Panel, plan: WindowPlan, embedder: Embedder) -> None:
         self.panel, self.plan, self.embedder = panel, plan, embedder
-        self.mask = MaskConfig()
+        self.mask, self.length = MaskConfig(), plan.config.max_seq_len
 
     def settings(self) -> dict[str, Any]:
         """Fingerprint of the weights, and the mask's version, rate and seed."""
@@ -125,14 +118,12 @@ class EmbeddingKind:
         bounds = self.plan.windows[window]
         alleles = self.panel.alleles(bounds.start, bounds.end)
         observed, af = self._pattern(window)
-        length = self.plan.config.max_seq_len
-        return EmbeddingIndex.build(alleles, observed, af, self.embedder, length)
+        return EmbeddingIndex.build(alleles, observed, af, self.embedder, self.length)
 
     def load(self, data: bytes, window: int, path: Path) -> EmbeddingIndex:
         """Read back embedded haplotypes."""
         observed, af = self._pattern(window)
-        length = self.plan.config.max_seq_len
-        return EmbeddingIndex.from_bytes(data, path, observed, af, self.embedder, length)
+        return EmbeddingIndex.from_bytes(data, path, observed, af, self.embedder, self.length)
 
     def _pattern(self, window: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         bounds = self.plan.windows[window]
@@ -140,14 +131,16 @@ class EmbeddingKind:
         return ~validation_mask(af, bounds.start, self.mask), af
 
 
+Kind = BinaryKind | EmbeddingKind
+
+
 @dataclass(slots=True)
 class StoreStats:
     """Counters of one :class:`IndexStore`."""
 
     hits: int = 0
-    """Found in memory."""
     misses: int = 0
-    """Read from disk or built."""
+    """Not in memory: read from disk or built."""
     builds: int = 0
     build_seconds: float = 0.0
 
@@ -177,6 +170,15 @@ class Manifest:
         digest = data.pop("digest", None)
         if digest != digest_json(data):
             raise InputError(f"{path}: was changed: its digest does not match its content")
+        # A right digest proves no right content.
+        wrong = (
+            [name for name in COUNTS if type(data.get(name)) is not int]
+            or [name for name, kind in _OTHERS.items() if type(data.get(name)) is not kind]
+            or [name for name in COUNTS if data[name] < 1]
+            or [f"window {n}" for n, entry in data["windows"].items() if not _is_entry(n, entry)]
+        )
+        if wrong:
+            raise InputError(f"{path}: unusable {', '.join(wrong)}")
         windows = data.pop("windows")
         return cls(data, {int(number): entry for number, entry in windows.items()})
 
@@ -185,6 +187,11 @@ class Manifest:
         windows = {str(n): self.windows[n] for n in sorted(self.windows)}
         data = {**self.identity, "windows": windows}
         write_json(folder / MANIFEST, {**data, "digest": digest_json(data)})
+
+
+def _is_entry(number: str, entry: object) -> bool:
+    fields = {name: type(value) for name, value in entry.items()} if isinstance(entry, dict) else {}
+    return number.isdecimal() and fields == {"bytes": int, "sha256": str}
 
 
 def index_identity(panel: Panel, plan: WindowPlan, kind: Kind) -> dict[str, Any]:
@@ -215,6 +222,9 @@ class IndexStore:
         self.folder, self.plan, self.kind = folder, plan, kind
         self.stats = StoreStats()
         self._manifest = manifest
+        self._pending: dict[int, dict[str, Any]] = {}
+        self._flushed = time.monotonic()
+        self._stamp: tuple[int, ...] | None = None
         self._budget = budget_bytes
         self._memory: OrderedDict[int, Any] = OrderedDict()
         self._held = 0
@@ -238,7 +248,7 @@ class IndexStore:
             plan: its windows.
             kind: what to build; packed alleles if None.
             budget_bytes: memory for indexes in use.
-            force: replace indexes of another panel, window size or kind.
+            force: replace what belongs to another panel, window size or kind, or is damaged.
 
         Raises:
             MismatchError: the folder belongs to another panel, window size or kind.
@@ -250,22 +260,27 @@ class IndexStore:
         try:
             prepare_output_folder(folder)
         except OutputError as error:
-            raise OutputError(error.message, "choose another index folder with -i") from error
+            raise OutputError(error.message, _CHOOSE_ANOTHER) from error
         store = cls(folder, plan, kind, Manifest({}), budget_bytes)
         with store._locked():
             store._manifest = _open_manifest(folder, index_identity(panel, plan, kind), force)
+            store._stamp = store._manifest_stamp()
         return store
 
     def __enter__(self) -> "IndexStore":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """List in the manifest what was built, and release the memory."""
         self._memory.clear()
+        self._held = 0
+        if self._pending:
+            with self._locked():
+                self._reread()
+                self._flush()
 
     def get(self, window: int) -> Any:
         """The index of a window."""
@@ -275,72 +290,101 @@ class IndexStore:
             self._memory.move_to_end(window)
             return index
         self.stats.misses += 1
-        index = self._load(window)
+        index = self._load(window, logging.DEBUG)
         if index is None:
             with self._locked():
                 # Another process may have built it while this one waited.
-                self._manifest = self._reread()
-                index = self._load(window) or self._build(window)
+                self._reread()
+                index = self._load(window, logging.WARNING)
+                if index is None:
+                    index = self._build(window)
+        self._remember(window, index)
+        return index
+
+    def rebuild(self, window: int) -> Any:
+        """Build the index of a window anew, whatever is there."""
+        with self._locked():
+            self._reread()
+            index = self._build(window)
         self._remember(window, index)
         return index
 
     def context(self, window: int, flank: int) -> tuple[BinaryIndex, int, int]:
-        """The joined index of a window and its flanks, and the panel rows it covers.
-
-        Returns:
-            index over ``end - start`` sites, ``start``, ``end``.
-        """
+        """The joined index of a window and its flanks, and the panel rows start, end it covers."""
         numbers = self.plan.context(window, flank)
         index = BinaryIndex.join([self.get(number) for number in numbers])
         return index, self.plan.windows[numbers[0]].start, self.plan.windows[numbers[-1]].end
 
-    def _path(self, window: int) -> Path:
-        return self.folder / index_name(window)
+    def _manifest_stamp(self) -> tuple[int, ...] | None:
+        """Changes whenever the manifest is replaced; None where there is none."""
+        try:
+            found = (self.folder / MANIFEST).stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def _reread(self) -> Manifest:
+    def _reread(self) -> None:
+        """Take up what other processes have listed. The lock is held."""
+        stamp = self._manifest_stamp()
+        if stamp == self._stamp and stamp is not None:
+            return
+        identity = self._manifest.identity
+        if stamp is None:
+            logger.warning("%s: was emptied while in use; building again", self.folder)
+            self._pending.clear()
+            self._manifest = Manifest(identity)
+            return
         manifest = Manifest.read(self.folder)
-        if manifest.identity != self._manifest.identity:
+        if manifest.identity != identity:
             raise MismatchError(
                 f"{self.folder / MANIFEST}: was replaced while in use",
                 "let one panel use this folder, or choose another with -i",
             )
-        return manifest
+        manifest.windows.update(self._pending)
+        self._manifest, self._stamp = manifest, stamp
 
-    def _load(self, window: int) -> Any:
+    def _flush(self) -> None:
+        """Write the manifest. The lock is held and the manifest up to date."""
+        self._manifest.write(self.folder)
+        self._stamp = self._manifest_stamp()
+        self._pending.clear()
+        self._flushed = time.monotonic()
+
+    def _load(self, window: int, level: int) -> Any:
         """The index from disk, or None where it is not built, missing or damaged."""
         entry = self._manifest.windows.get(window)
         if entry is None:
             return None
-        path = self._path(window)
+        path = self.folder / index_name(window)
         try:
             return self.kind.load(read_index_file(path, entry), window, path)
         except InputError as error:
-            logger.warning("window %d: %s; building it again", window, error.message)
+            logger.log(level, "window %d: %s; building it again", window, error.message)
         return None
 
     def _build(self, window: int) -> Any:
         began = time.perf_counter()
         index = self.kind.build(window)
         data = index.to_bytes()
-        with atomic_file(self._path(window)) as temporary:
+        with atomic_file(self.folder / index_name(window)) as temporary:
             temporary.write_bytes(data)
         entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        self._manifest.windows[window] = entry
-        self._manifest.write(self.folder)
+        self._manifest.windows[window] = self._pending[window] = entry
+        waited = time.monotonic() - self._flushed
+        many = len(self._pending) * _FLUSH_SHARE >= len(self._manifest.windows)
+        if many or waited > _FLUSH_SECONDS:
+            self._flush()
         seconds = time.perf_counter() - began
         self.stats.builds += 1
         self.stats.build_seconds += seconds
-        logger.info(
-            "JIT: built index for window %d (%s haplotypes, %d ms)",
-            window,
-            f"{index.n_haplotypes:,}",
-            round(seconds * 1000),
-        )
+        line = "JIT: built index for window %d (%s haplotypes, %d ms)"
+        logger.info(line, window, f"{index.n_haplotypes:,}", round(seconds * 1000))
         return index
 
     def _remember(self, window: int, index: Any) -> None:
+        replaced = self._memory.pop(window, None)
         self._memory[window] = index
-        self._held += index.nbytes
+        self._held += index.nbytes - (replaced.nbytes if replaced is not None else 0)
         while self._held > self._budget and len(self._memory) > 1:
             _, oldest = self._memory.popitem(last=False)
             self._held -= oldest.nbytes
@@ -348,56 +392,50 @@ class IndexStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the folder's lock; the system releases it if the process dies."""
-        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            try:
+                # Someone may have removed the folder while it was in use.
+                self.folder.mkdir(parents=True, exist_ok=True)
+                handle = stack.enter_context((self.folder / LOCK).open("ab"))
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            except OSError as error:
+                message = f"{self.folder}: cannot be locked ({error.strerror})"
+                raise OutputError(message, _CHOOSE_ANOTHER) from error
             yield
-        finally:
-            os.close(descriptor)
-
-
-def read_index_file(path: Path, entry: Mapping[str, Any]) -> bytes:
-    """The bytes of a file that the manifest lists as ``entry``.
-
-    Raises:
-        InputError: it is gone, or its size or SHA-256 is another.
-    """
-    try:
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise InputError(f"{path.name} has {size:,} bytes, not {entry['bytes']:,}")
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{path.name} is gone") from error
-    except OSError as error:
-        raise InputError(f"{path.name} cannot be read: {error.strerror}") from error
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise InputError(f"the content of {path.name} has changed")
-    return data
 
 
 def _open_manifest(folder: Path, identity: dict[str, Any], force: bool) -> Manifest:
-    """The folder's manifest, a new one where there is none, or with ``force`` in any case."""
+    """The folder's manifest; a new one where there is none, or ``force`` replaces a wrong one."""
     remedy = "rebuild it with: snvrag build-index PANEL.h5 INDEX_DIR --force, or choose another -i"
-    if not force and (folder / MANIFEST).exists():
+    if (folder / MANIFEST).exists():
         try:
             manifest = Manifest.read(folder)
-        except InputError as error:
-            raise InputError(error.message, remedy) from error
-        for key, value in identity.items():
-            if manifest.identity.get(key) != value:
-                raise MismatchError(
-                    f"{folder}: the index directory has {key} {manifest.identity.get(key)!r}, "
-                    f"needed is {value!r}",
-                    remedy,
-                )
-        return manifest
+            for key, value in identity.items():
+                found = manifest.identity.get(key)
+                if found != value:
+                    raise MismatchError(
+                        f"{folder}: the index directory has {key} {found!r}, needed is {value!r}"
+                    )
+            return manifest
+        except SnvragError as error:
+            if not force:
+                raise type(error)(error.message, remedy) from error
     manifest = Manifest(identity)
     manifest.write(folder)
     if force:
         for stale in folder.glob("index_*.faiss"):
             stale.unlink()
     return manifest
+
+
+def _make_kind(name: str, panel: Panel, plan: WindowPlan, embedder: Embedder | None) -> Kind:
+    if name not in KINDS:
+        raise UsageError(f"--kind {name}: unknown kind", f"one of {', '.join(KINDS)}")
+    if name == BinaryKind.name:
+        return BinaryKind(panel, plan)
+    if embedder is None:
+        raise UsageError(f"--kind {name}: needs an embedding", "give one as embedder=")
+    return EmbeddingKind(panel, plan, embedder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,7 +474,7 @@ def build_index(
         config: window size and sequence length.
         kind: ``binary`` or ``embedding``.
         embedder: the embedding, needed for kind ``embedding``.
-        force: build everything again.
+        force: build the selected windows again, and replace what belongs to another panel.
         progress: called as ``progress(task, done, total)``.
 
     Raises:
@@ -446,25 +484,15 @@ def build_index(
     with Panel.open(panel) as opened:
         plan = WindowPlan.from_chromosomes(opened.chromosomes(), config)
         chosen = plan.select(windows)
-        made: Kind = BinaryKind(opened, plan)
-        if kind != "binary":
-            if kind not in KINDS or embedder is None:
-                raise InputError(f"--kind {kind}: needs an embedding", f"one of {', '.join(KINDS)}")
-            made = EmbeddingKind(opened, plan, embedder)
+        made = _make_kind(kind, opened, plan, embedder)
         target = folder or default_index_dir(panel)
         with IndexStore.open(target, opened, plan, kind=made, budget_bytes=0, force=force) as store:
+            touch = store.rebuild if force else store.get
             for done, window in enumerate(chosen, start=1):
-                store.get(window)
+                touch(window)
                 if progress:
                     progress("building indexes", done, len(chosen))
             built = store.stats.builds
             size = sum((target / index_name(window)).stat().st_size for window in chosen)
-    return BuildReport(
-        folder=target,
-        kind=kind,
-        num_windows=plan.num_windows,
-        built=built,
-        reused=len(chosen) - built,
-        bytes=size,
-        seconds=time.perf_counter() - began,
-    )
+    seconds = time.perf_counter() - began
+    return BuildReport(target, kind, plan.num_windows, built, len(chosen) - built, size, seconds)

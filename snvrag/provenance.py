@@ -4,6 +4,7 @@ Every artifact is written beside its final name and renamed when complete, so a 
 final name is whole or absent, whatever interrupts the program.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,7 +12,6 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,19 +84,22 @@ def _check_writable(folder: Path) -> None:
     probe = folder / f".snvrag-probe-{secrets.token_hex(4)}.tmp"
     try:
         probe.touch(exist_ok=False)
-        probe.unlink()
     except OSError as error:
         raise OutputError(
             f"{folder}: the folder cannot be written to ({error.strerror})",
             "choose another folder, or free space and permissions there",
         ) from error
+    finally:
+        # Also when a signal arrives between the two.
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def _temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; rename it to ``path`` on success, else remove it."""
     temporary = _temporary_beside(path)
@@ -112,7 +115,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that becomes ``path`` on success."""
     temporary = _temporary_beside(path)

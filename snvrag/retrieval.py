@@ -11,7 +11,8 @@ its exact binary search reads codes in ascending id and lets only a smaller dist
 of equal distances the smallest ids stay; ``tests/test_retrieval.py`` holds it to that.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,8 +30,10 @@ _EMBED_BLOCK_BYTES = 256 * 2**20
 # Above any number of queries: the BLAS path computes ‖x‖² + ‖y‖² - 2xy, whose cancellation costs
 # up to a whole mismatch at these dimensions.
 _NEVER_BLAS = 1 << 30
-# What FAISS and the reshape raise on bytes that are no index; a length in the header may be absurd.
-_UNREADABLE = (RuntimeError, ValueError, AttributeError, MemoryError)
+# Magic number, bytes of the header (the last 8 are the number of items that follow), bytes per
+# item. FAISS allocates whatever a header claims, so the claim is checked first.
+_BINARY_HEADER = (b"IBxF", 33, 1)
+_FLOAT_HEADER = (b"IxF2", 45, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,49 @@ def pack(alleles: NDArray[np.uint8] | NDArray[np.bool_], width: int) -> NDArray[
     return np.pad(packed, [(0, 0)] * (packed.ndim - 1) + [(0, padding)]) if padding else packed
 
 
+def index_name(window: int) -> str:
+    """File name of one window's index."""
+    return f"index_{window}.faiss"
+
+
+def read_index_file(path: Path, entry: Mapping[str, Any]) -> bytes:
+    """The bytes of a file that the manifest lists as ``entry``.
+
+    Raises:
+        InputError: it is gone, or its size or SHA-256 is another.
+    """
+    try:
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise InputError(f"{path.name} has {size:,} bytes, not {entry['bytes']:,}")
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path.name} is gone") from error
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise InputError(f"the content of {path.name} has changed")
+    return data
+
+
+def read_faiss(data: bytes, kind: str, path: Path) -> Any:
+    """The FAISS index, ``IndexBinaryFlat`` or ``IndexFlatL2``, that a file's content holds.
+
+    Raises:
+        InputError: ``data`` is no index of that kind; ``path`` names it.
+    """
+    binary = kind == BinaryIndex.kind
+    magic, header, item = _BINARY_HEADER if binary else _FLOAT_HEADER
+    claimed = int.from_bytes(data[header - 8 : header], "little") * item
+    if data[:4] != magic or claimed != len(data) - header:
+        raise InputError(f"{path}: is no {kind} index of FAISS, or not whole")
+    raw = np.frombuffer(data, dtype=np.uint8)
+    try:
+        return faiss.deserialize_index_binary(raw) if binary else faiss.deserialize_index(raw)
+    except (RuntimeError, MemoryError) as error:
+        raise InputError(f"{path}: is no {kind} index of FAISS ({error})") from error
+
+
 class BinaryIndex:
     """Packed alleles of one window, or of several joined: the default index.
 
@@ -145,11 +191,8 @@ class BinaryIndex:
         Raises:
             InputError: ``data`` is no such index; ``path`` names it.
         """
-        try:
-            flat: Any = faiss.deserialize_index_binary(np.frombuffer(data, dtype=np.uint8))
-            codes = faiss.vector_to_array(flat.xb).reshape(flat.ntotal, flat.code_size)
-        except _UNREADABLE as error:
-            raise InputError(f"{path}: is not a FAISS binary index ({error})") from error
+        flat = read_faiss(data, cls.kind, path)
+        codes = faiss.vector_to_array(flat.xb).reshape(flat.ntotal, flat.code_size)
         return cls(codes, [(n_sites, codes.shape[1])])
 
     def to_bytes(self) -> bytes:
@@ -365,10 +408,7 @@ class EmbeddingIndex:
         Raises:
             InputError: ``data`` is no such index.
         """
-        try:
-            flat = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
-        except _UNREADABLE as error:
-            raise InputError(f"{path}: is not a FAISS index ({error})") from error
+        flat = read_faiss(data, cls.kind, path)
         return cls(flat, embedder, observed, af, max_seq_len)
 
     def to_bytes(self) -> bytes:
@@ -445,20 +485,3 @@ class EmbeddingIndex:
                 "search with the binary index, which needs no embedding",
             )
         return unit
-
-
-def index_shape(data: bytes, kind: str, path: Path) -> tuple[int, int]:
-    """Vectors and dimension (bits or floats) of an index file's content.
-
-    Raises:
-        InputError: ``data`` is no index of that kind; ``path`` names it.
-    """
-    raw = np.frombuffer(data, dtype=np.uint8)
-    try:
-        if kind == BinaryIndex.kind:
-            index: Any = faiss.deserialize_index_binary(raw)
-        else:
-            index = faiss.deserialize_index(raw)
-    except _UNREADABLE as error:
-        raise InputError(f"{path.name} is no {kind} index of FAISS ({error})") from error
-    return int(index.ntotal), int(index.d)

@@ -1,6 +1,7 @@
 """``verify``: check an index directory against its manifest and its panel."""
 
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -12,15 +13,14 @@ import numpy as np
 from snvrag import __version__
 from snvrag.config import SOS_TOKENS, WindowConfig
 from snvrag.errors import InputError, SnvragError
-from snvrag.index_store import MANIFEST, Manifest, index_name, read_index_file
+from snvrag.index_store import COUNTS, MANIFEST, Manifest
 from snvrag.panel import Panel
-from snvrag.retrieval import BinaryIndex, packed_bytes
+from snvrag.retrieval import BinaryIndex, index_name, packed_bytes, read_faiss, read_index_file
 from snvrag.windows import WindowPlan
 
 Progress = Callable[[str, int, int], None]
 _INDEX_NAME = re.compile(r"index_(\d+)\.faiss")
 _SHOWN = 8
-_COUNTS = ("window_size", "max_seq_len", "num_windows", "n_sites", "n_haplotypes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +99,13 @@ def verify(
     report.add("version", True, f"snvrag {__version__}")
     manifest = _check_manifest(report, sorted(files))
     if manifest is None:
-        report.advice.append(f"snvrag build-index PANEL.h5 {index_dir}/ --force")
+        report.advice.append(_command(_panel_of(index_dir, panel), index_dir, "--force"))
         return report
     _check_files(report, manifest, files, allow_partial, progress)
-    _check_panel(report, manifest, _panel_of(index_dir, panel), panel is not None, deep, progress)
+    found = _panel_of(index_dir, panel)
+    _check_panel(report, manifest, found, panel is not None, deep, progress)
     _add_machine(report)
-    _advise(report)
+    _advise(report, found)
     return report
 
 
@@ -134,13 +135,10 @@ def _check_manifest(report: VerifyReport, files: list[int]) -> Manifest | None:
         return None
     try:
         manifest = Manifest.read(report.index_dir)
-        values = {name: manifest.identity[name] for name in _COUNTS}
     except SnvragError as error:
         report.add("manifest", False, error.message)
         return None
-    except KeyError as error:
-        report.add("manifest", False, f"{path}: has no {error.args[0]}")
-        return None
+    values = {name: manifest.identity[name] for name in COUNTS}
     report.add("manifest", True, f"{manifest.identity['kind']} indexes, content digest matches")
     report.window_size, report.max_seq_len = values["window_size"], values["max_seq_len"]
     report.num_windows = values["num_windows"]
@@ -205,20 +203,28 @@ def _check_files(
 
 def _check_shape(data: bytes, path: Path, manifest: Manifest) -> None:
     """That a file, whose digest is right already, is the kind of index the manifest says."""
-    if manifest.identity["kind"] != BinaryIndex.kind:
-        return
-    index = BinaryIndex.from_bytes(data, 0, path)
-    expected = (manifest.identity["n_haplotypes"], packed_bytes(manifest.identity["window_size"]))
-    if index.codes.shape != expected:
-        raise InputError(f"{path.name} holds {index.codes.shape} bytes, not {expected}")
+    kind = manifest.identity["kind"]
+    index = read_faiss(data, kind, Path(path.name))
+    count, dimension = int(index.ntotal), int(index.d)
+    expected = manifest.identity["n_haplotypes"]
+    if count != expected:
+        raise InputError(f"{path.name} holds {count:,} haplotypes, not {expected:,}")
+    if kind == BinaryIndex.kind:
+        bits = 8 * packed_bytes(manifest.identity["window_size"])
+        if dimension != bits:
+            raise InputError(f"{path.name} has {dimension} bits per haplotype, not {bits}")
+    elif dimension % manifest.identity["max_seq_len"]:
+        raise InputError(
+            f"{path.name} has {dimension} floats per haplotype, no multiple of MAX_SEQ_LEN"
+        )
 
 
 def _panel_of(index_dir: Path, panel: Path | None) -> Path | None:
     if panel is not None:
         return panel
-    folder = index_dir.resolve()
-    beside = folder.with_name(folder.name.removesuffix(".index"))
-    return beside if folder.name.endswith(".index") and beside.is_file() else None
+    folder = index_dir if index_dir.suffix == ".index" else index_dir.resolve()
+    beside = folder.with_suffix("")
+    return beside if folder.suffix == ".index" and beside.is_file() else None
 
 
 def _check_panel(
@@ -234,28 +240,50 @@ def _check_panel(
             raise InputError("--deep needs the panel to compare with", "add --panel PANEL.h5")
         return
     with Panel.open(panel) as opened:
-        belongs = opened.digest == manifest.identity["panel_digest"]
+        plan = _plan_of(opened, manifest)
+        actual = {
+            "panel_digest": opened.digest,
+            "n_haplotypes": opened.n_haplotypes,
+            "n_sites": opened.n_sites,
+            "num_windows": plan.num_windows,
+        }
+        differing = {
+            name: f"{name} {_abbreviated(value)}, the indexes have "
+            f"{_abbreviated(manifest.identity[name])}"
+            for name, value in actual.items()
+            if manifest.identity[name] != value
+        }
         found = "" if named else " (found beside the folder)"
-        detail = f"{panel.name}{found}: digest {opened.digest[:12]}"
-        if not belongs:
-            detail += f", the indexes are of {str(manifest.identity['panel_digest'])[:12]}"
-        report.add("panel", belongs, detail)
+        detail = f"{panel.name}{found}: digest {opened.digest[:12]}, {opened.n_sites:,} sites"
+        if differing:
+            detail = f"{panel.name}{found}: {'; '.join(differing.values())}"
+        report.add("panel", not differing, detail)
         sound = sorted(set(manifest.windows) - set(report.missing) - set(report.corrupt))
-        if not belongs:
+        if differing:
             report.stale = sound
-        elif deep and manifest.identity["kind"] == BinaryIndex.kind:
-            _check_alleles(report, manifest, opened, sound, progress)
+        elif deep and manifest.identity["kind"] != BinaryIndex.kind:
+            report.add("alleles", True, "not compared: embedding indexes hold no alleles")
+        elif deep:
+            _check_alleles(report, plan, opened, sound, progress)
+
+
+def _plan_of(panel: Panel, manifest: Manifest) -> WindowPlan:
+    # MAX_SEQ_LEN has its own check and does not move windows.
+    size = manifest.identity["window_size"]
+    return WindowPlan.from_chromosomes(panel.chromosomes(), WindowConfig(size, size + SOS_TOKENS))
+
+
+def _abbreviated(value: object) -> str:
+    return str(value)[:12]
 
 
 def _check_alleles(
     report: VerifyReport,
-    manifest: Manifest,
+    plan: WindowPlan,
     panel: Panel,
     windows: list[int],
     progress: Progress | None,
 ) -> None:
-    config = WindowConfig(manifest.identity["window_size"], manifest.identity["max_seq_len"])
-    plan = WindowPlan.from_chromosomes(panel.chromosomes(), config)
     for done, number in enumerate(windows, start=1):
         window = plan.windows[number]
         path = report.index_dir / index_name(number)
@@ -284,16 +312,19 @@ def _add_machine(report: VerifyReport) -> None:
     report.add("GPU memory", True, f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
 
 
-def _advise(report: VerifyReport) -> None:
-    if report.stale:
-        report.advice.append(f"snvrag build-index PANEL.h5 {report.index_dir}/ --force")
-        return
+def _advise(report: VerifyReport, panel: Path | None) -> None:
+    settings = [check for check in report.checks if check.name == "MAX_SEQ_LEN" and not check.ok]
+    beyond = any(window >= (report.num_windows or 0) for window in report.corrupt)
     broken = sorted({*report.missing, *report.corrupt})
-    if broken and not report.ok:
-        selection = ranges(broken)
-        report.advice.append(
-            f"snvrag build-index PANEL.h5 {report.index_dir}/ --windows {selection}"
-        )
+    if report.stale or settings or beyond:
+        report.advice.append(_command(panel, report.index_dir, "--force"))
+    elif broken and not report.ok:
+        report.advice.append(_command(panel, report.index_dir, f"--windows {ranges(broken)}"))
+
+
+def _command(panel: Path | None, index_dir: Path, options: str) -> str:
+    name = "PANEL.h5" if panel is None else shlex.quote(str(panel))
+    return f"snvrag build-index {name} {shlex.quote(str(index_dir))}/ {options}"
 
 
 def ranges(numbers: list[int]) -> str:

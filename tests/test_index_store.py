@@ -1,13 +1,17 @@
 import json
 import logging
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from conftest import mosaic
 
 from snvrag.config import WindowConfig
+from snvrag.conversion import convert
 from snvrag.errors import InputError, MismatchError, OutputError, UsageError
 from snvrag.index_store import (
     MANIFEST,
@@ -277,3 +281,147 @@ def test_manifest_digest_covers_everything_but_itself(mosaic_panel, open_store, 
     assert digest == digest_json(data)
     assert data["n_haplotypes"] == 80
     assert set(data["windows"]["0"]) == {"bytes", "sha256"}
+
+
+MANY = WindowConfig(2, 64)  # 125 windows: more than are listed one by one
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate"])
+def test_a_damaged_file_is_reported_once(mosaic_panel, open_store, tmp_path, caplog, damage):
+    open_store(mosaic_panel).get(2)
+    path = tmp_path / "index" / "index_2.faiss"
+    path.unlink() if damage == "delete" else path.write_bytes(b"short")
+    store = open_store(mosaic_panel)
+    caplog.clear()
+    store.get(2)
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("window 2: index_2.faiss ")
+
+
+@pytest.mark.parametrize("how", ["emptied", "removed"])
+def test_a_folder_emptied_while_in_use_is_built_again(
+    mosaic_panel, open_store, tmp_path, caplog, how
+):
+    """The guide's Q3: JIT lines come back when the index folder was emptied."""
+    store = open_store(mosaic_panel, budget_bytes=0)
+    store.get(0)
+    folder = tmp_path / "index"
+    shutil.rmtree(folder)
+    if how == "emptied":
+        folder.mkdir()
+    store.get(1)
+    store.get(0)
+    assert "emptied" in caplog.text
+    assert store.stats.builds == 3
+    assert sorted(Manifest.read(folder).windows) == [0, 1]
+
+
+def test_a_folder_taken_over_by_another_panel_is_refused(mosaic_panel, open_store, make_panel):
+    store = open_store(mosaic_panel, budget_bytes=0)
+    store.get(0)
+    open_store(make_panel(mosaic(80, 250, seed=7)), force=True)
+    with pytest.raises(MismatchError, match="replaced while in use"):
+        store.get(1)
+
+
+def test_two_stores_list_what_both_built(mosaic_panel, open_store, tmp_path):
+    with open_store(mosaic_panel, MANY) as a, open_store(mosaic_panel, MANY) as b:
+        for window in range(125):
+            (a if window % 3 else b).get(window)
+    assert len(Manifest.read(tmp_path / "index").windows) == 125
+    with open_store(mosaic_panel, MANY) as again:
+        for window in range(125):
+            again.get(window)
+        assert again.stats.builds == 0
+
+
+def test_the_manifest_is_not_rewritten_for_every_window(mosaic_panel, tmp_path, monkeypatch):
+    writes = []
+    original = Manifest.write
+
+    def counted(self, folder):
+        writes.append(len(self.windows))
+        original(self, folder)
+
+    monkeypatch.setattr(Manifest, "write", counted)
+    build_index(mosaic_panel, tmp_path / "i", config=WindowConfig(1, 64))
+    assert writes[-1] == 250
+    assert len(writes) < 150
+
+
+def test_an_interruption_between_two_listings_loses_nothing(mosaic_panel, tmp_path):
+    def interrupt(task, done, total):
+        if done == 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index(mosaic_panel, tmp_path / "i", config=MANY, progress=interrupt)
+    report = build_index(mosaic_panel, tmp_path / "i", config=MANY)
+    assert (report.built, report.reused) == (25, 100)
+
+
+def test_a_killed_build_is_continued(mosaic_panel, tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path; from snvrag.index_store import build_index;"
+        "from snvrag.config import WindowConfig;"
+        "build_index(Path(sys.argv[1]), Path(sys.argv[2]), config=WindowConfig(2, 64),"
+        " progress=lambda *p: time.sleep(.01))"
+    )
+    folder = tmp_path / "i"
+    process = subprocess.Popen([sys.executable, "-c", script, str(mosaic_panel), str(folder)])
+    deadline = time.monotonic() + 60
+    while not (folder / "index_40.faiss").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    report = build_index(mosaic_panel, folder, config=MANY)
+    assert report.reused >= 35
+    assert report.built + report.reused == 125
+
+
+def test_force_rebuilds_the_selected_windows_and_spares_the_others(mosaic_panel, tmp_path):
+    folder = tmp_path / "i"
+    build_index(mosaic_panel, folder, config=CONFIG)
+    report = build_index(mosaic_panel, folder, windows="1,3", config=CONFIG, force=True)
+    assert (report.built, report.reused) == (2, 0)
+    assert build_index(mosaic_panel, folder, config=CONFIG).reused == 5
+
+
+def test_force_replaces_a_damaged_manifest(mosaic_panel, tmp_path):
+    folder = tmp_path / "i"
+    build_index(mosaic_panel, folder, config=CONFIG)
+    (folder / MANIFEST).write_text("{")
+    report = build_index(mosaic_panel, folder, windows="1", config=CONFIG, force=True)
+    assert report.built == 1
+    assert sorted(p.name for p in folder.glob("index_*")) == ["index_1.faiss"]
+
+
+@pytest.mark.parametrize(
+    "windows", [None, [], {"a": {}}, {"0": 3}, {"0": {"bytes": "1", "sha256": "x"}}]
+)
+def test_a_forged_window_list_is_refused(mosaic_panel, open_store, tmp_path, windows):
+    open_store(mosaic_panel)
+    path = tmp_path / "index" / MANIFEST
+    data = json.loads(path.read_text()) | {"windows": windows}
+    del data["digest"]
+    path.write_text(json.dumps(data | {"digest": digest_json(data)}))
+    with pytest.raises(InputError, match="unusable window") as caught:
+        open_store(mosaic_panel)
+    assert "--force" in caught.value.hint
+
+
+def test_an_unknown_kind_and_a_missing_embedding_are_named(mosaic_panel, tmp_path):
+    with pytest.raises(UsageError, match="--kind other: unknown kind"):
+        build_index(mosaic_panel, tmp_path / "i", config=CONFIG, kind="other")
+    with pytest.raises(UsageError, match="needs an embedding"):
+        build_index(mosaic_panel, tmp_path / "i", config=CONFIG, kind="embedding")
+    assert not (tmp_path / "i").exists()
+
+
+def test_all_windows_of_the_real_panel_are_built_in_a_moment(dev_folder, tmp_path):
+    convert(dev_folder / "panel.vcf.gz", tmp_path / "p.h5")
+    report = build_index(tmp_path / "p.h5")
+    assert report.built == report.num_windows == 35
+    assert report.seconds < 2
+    assert build_index(tmp_path / "p.h5").reused == 35

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from snvrag import retrieval
 from snvrag.config import ModelConfig
 from snvrag.conversion import convert
-from snvrag.errors import InputError, UsageError
+from snvrag.errors import InputError, UsageError, WorkError
 from snvrag.model import SiteEmbedder, SiteEmbedding
 from snvrag.panel import Panel
-from snvrag.retrieval import BinaryIndex, EmbeddingIndex, check_faiss, pack
+from snvrag.retrieval import BinaryIndex, EmbeddingIndex, check_faiss, pack, read_faiss
 
 
 def brute_force(alleles, queries, observed, k, exclude=None, keep=None):
@@ -214,3 +214,157 @@ def test_a_hollow_faiss_module_is_refused(monkeypatch):
     monkeypatch.delattr(retrieval.faiss, "IndexBinaryFlat")
     with pytest.raises(UsageError, match="incomplete"):
         check_faiss()
+
+
+@pytest.mark.parametrize("use_heap", [True, False])
+@pytest.mark.parametrize("width", [1, 4, 8, 16, 20, 32, 33, 64, 192, 512])
+def test_faiss_keeps_the_smallest_ids_among_ties(width, use_heap):
+    """FAISS does not promise it; every code width has a search routine of its own."""
+    generator = np.random.default_rng(width)
+    for mask in (0, 0x11, 0xFF):
+        codes = generator.integers(0, 256, (4, width)).astype(np.uint8) & mask
+        reference = codes[generator.integers(0, 4, 700)]
+        queries = codes[generator.integers(0, 4, 33)]
+        distance = np.bitwise_count(reference[None] ^ queries[:, None]).sum(2, dtype=np.int64)
+        order = np.argsort(distance, axis=1, kind="stable")
+        flat = faiss.IndexBinaryFlat(8 * width)
+        flat.use_heap = use_heap
+        flat.add(reference)
+        for k in (1, 2, 9, 34, 700):
+            found, ids = flat.search(queries, k)
+            ids = np.take_along_axis(ids, np.lexsort((ids, found), axis=1), axis=1)
+            np.testing.assert_array_equal(ids, order[:, :k])
+
+
+def test_nothing_to_find_and_nothing_asked():
+    alleles, af = mosaic(20, 30), np.full(30, 0.3, dtype=np.float32)
+    observed, nobody = np.ones(30, dtype=bool), np.zeros(20, dtype=bool)
+    exact = BinaryIndex.build(alleles, 30)
+    floats = EmbeddingIndex.build(alleles, observed, af, embedder(0, 32), 32)
+    no_floats = EmbeddingIndex.build(alleles, observed, af, embedder(0, 32), 32, nobody)
+    for index in (exact.masked(observed, nobody), no_floats):
+        assert index.search(alleles[:2], 3).ids.tolist() == [[-1] * 3] * 2
+    everyone = np.tile(np.arange(20), (2, 1))
+    for index in (exact, floats):
+        assert index.search(alleles[:0], 3).ids.shape == (0, 3)
+        assert index.search(alleles[:2], 3, everyone).ids.tolist() == [[-1] * 3] * 2
+        assert index.search(alleles[:2], 3, everyone).distances.tolist() == [[-1] * 3] * 2
+        assert index.search(alleles[:2], 25).ids[:, 20:].tolist() == [[-1] * 5] * 2
+
+
+def test_a_window_of_one_site():
+    alleles = np.array([[0], [1], [0]], dtype=np.uint8)
+    found = BinaryIndex.build(alleles, 511).search(np.array([[1]], dtype=np.uint8), 3)
+    assert found.ids.tolist() == [[1, 0, 2]]
+    assert found.distances.tolist() == [[0, 1, 1]]
+
+
+def test_masks_and_selections_compose():
+    alleles = mosaic(60, 80)
+    generator = np.random.default_rng(3)
+    a, b = generator.random((2, 80)) < 0.6
+    keep = generator.random(60) < 0.5
+    twice = BinaryIndex.build(alleles, 80).masked(a, keep)
+    half = np.arange(keep.sum()) % 2 == 0
+    found = twice.masked(b, half).search(alleles[:9], 7)
+    kept = np.zeros(60, dtype=bool)
+    kept[np.flatnonzero(keep)[half]] = True
+    ids, distances = brute_force(alleles, alleles[:9], a & b, 7, keep=kept)
+    np.testing.assert_array_equal(found.ids, ids)
+    np.testing.assert_array_equal(found.distances, distances)
+
+
+def test_a_masked_copy_is_not_mistaken_for_the_alleles():
+    whole = BinaryIndex.build(mosaic(6, 20), 20)
+    masked = whole.masked(np.arange(20) < 10)
+    for misuse in (
+        lambda: masked.alleles(np.arange(3)),
+        masked.to_bytes,
+        lambda: BinaryIndex.join([whole, masked]),
+        lambda: BinaryIndex.join([masked]),
+    ):
+        with pytest.raises(ValueError, match="masked copy"):
+            misuse()
+
+
+def test_the_matrix_product_is_exact_at_any_precision_setting():
+    """Inside the training loop's autocast, sums above 256 used to be rounded to bf16."""
+    alleles = np.random.default_rng(0).integers(0, 2, (300, 1533)).astype(np.uint8)
+    index = BinaryIndex.build(alleles, 1533)
+    exact = index.search(alleles, 300)
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("highest", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            with torch.autocast("cpu", torch.bfloat16):
+                found = index.search(alleles, 300, device="cpu:0")
+            np.testing.assert_array_equal(found.ids, exact.ids)
+            np.testing.assert_array_equal(found.distances, exact.distances)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_an_embedding_that_does_not_tell_ref_from_alt_is_refused():
+    class Constant:
+        fingerprint = "none"
+
+        def __call__(self, tokens, af):
+            return np.ones((*tokens.shape, 4), dtype=np.float32)
+
+    alleles, af = mosaic(20, 30), np.full(30, 0.3, dtype=np.float32)
+    index = EmbeddingIndex.build(alleles, np.ones(30, dtype=bool), af, Constant(), 32)
+    with pytest.raises(WorkError, match="does not tell REF from ALT"):
+        index.search(alleles[:1], 1)
+
+
+class Additive:
+    """Token + sinusoidal position + a random vector per site, at very different scales."""
+
+    fingerprint = "additive"
+
+    def __init__(self, length, dims, token_scale, seed):
+        generator = np.random.default_rng(seed)
+        self.table = (token_scale * generator.normal(size=(5, dims))).astype(np.float32)
+        angle = np.arange(length)[:, None] / 10_000 ** (np.arange(dims) / dims)
+        site = generator.normal(size=(length, dims))
+        self.rest = (np.sin(angle) + site).astype(np.float32)
+
+    def __call__(self, tokens, af):
+        return self.table[tokens] + self.rest + af[:, None]
+
+
+@pytest.mark.parametrize("token_scale", [0.01, 1.0, 30.0])
+def test_distances_are_exact_whatever_the_weights(token_scale):
+    alleles = mosaic(120, 500)
+    af = np.random.default_rng(5).random(500).astype(np.float32)
+    observed = np.random.default_rng(6).random(500) < 0.7
+    exact = BinaryIndex.build(alleles, 500).masked(observed).search(alleles[:20], 32)
+    weights = Additive(512, 24, token_scale, 7)
+    floats = EmbeddingIndex.build(alleles, observed, af, weights, 512).search(alleles[:20], 32)
+    np.testing.assert_array_equal(exact.distances, floats.distances)
+
+
+@pytest.mark.parametrize("kind", ["binary", "embedding"])
+def test_a_damaged_file_is_an_error_never_a_crash_nor_a_huge_allocation(kind, tmp_path):
+    alleles, af = mosaic(12, 20), np.full(20, 0.3, dtype=np.float32)
+    observed = np.ones(20, dtype=bool)
+    index = BinaryIndex.build(alleles, 20)
+    if kind == "embedding":
+        index = EmbeddingIndex.build(alleles, observed, af, embedder(0, 32), 32)
+    data, path = index.to_bytes(), tmp_path / "index_0.faiss"
+    refused = 0
+    for position in range(45):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[position] ^= 1 << bit
+            try:
+                read_faiss(bytes(damaged), kind, path)
+            except InputError:
+                refused += 1
+    assert refused > 100
+    for damaged in (b"", data[:20], data[:-1], data + b"x"):
+        with pytest.raises(InputError, match=r"index_0\.faiss"):
+            read_faiss(damaged, kind, path)
+    other = "binary" if kind == "embedding" else "embedding"
+    with pytest.raises(InputError, match=f"no {other} index"):
+        read_faiss(data, other, path)

@@ -1,4 +1,6 @@
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 from conftest import mosaic
@@ -6,6 +8,7 @@ from conftest import mosaic
 from snvrag.config import WindowConfig
 from snvrag.errors import InputError
 from snvrag.index_store import MANIFEST, build_index
+from snvrag.provenance import digest_json
 from snvrag.verification import ranges, verify
 
 CONFIG = WindowConfig(60, 64)
@@ -53,13 +56,13 @@ def test_json_keys(built):
 
 
 def test_a_deleted_file_is_missing_even_when_partial_is_allowed(built):
-    _, folder = built
+    path, folder = built
     (folder / "index_3.faiss").unlink()
     for partial in (False, True):
         report = verify(folder, allow_partial=partial)
         assert not report.ok
         assert report.missing == [3]
-        assert report.advice == [f"snvrag build-index PANEL.h5 {folder}/ --windows 3"]
+        assert report.advice == [f"snvrag build-index {path} {folder}/ --windows 3"]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "swap"])
@@ -172,3 +175,80 @@ def test_deep_needs_a_panel_and_finds_other_alleles(built, tmp_path, monkeypatch
 def test_ranges():
     assert ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
     assert ranges([]) == ""
+
+
+FORGERIES = [
+    ({"windows": None}, ["manifest"]),
+    ({"windows": []}, ["manifest"]),
+    ({"windows": {"a": {"bytes": 1, "sha256": "x"}}}, ["manifest"]),
+    ({"windows": {"-1": {"bytes": 1, "sha256": "x"}}}, ["manifest"]),
+    ({"windows": {"0": 3}}, ["manifest"]),
+    ({"windows": {"0": {"bytes": "1", "sha256": 3}}}, ["manifest"]),
+    ({"windows": {"9": {"bytes": 1, "sha256": "x"}}}, ["index count"]),
+    ({"num_windows": "5"}, ["manifest"]),
+    ({"num_windows": 0}, ["manifest"]),
+    ({"num_windows": 7}, ["index count", "panel"]),
+    ({"window_size": True}, ["manifest"]),
+    ({"window_size": 100}, ["MAX_SEQ_LEN", "index files", "panel"]),
+    ({"window_size": 50}, ["index files"]),
+    ({"max_seq_len": 10}, ["MAX_SEQ_LEN"]),
+    ({"n_haplotypes": 18}, ["index files", "panel"]),
+    ({"n_sites": 249}, ["panel"]),
+    ({"panel_digest": None}, ["manifest"]),
+    ({"panel_digest": "0"}, ["panel"]),
+    ({"kind": None}, ["manifest"]),
+    ({"kind": "embedding"}, ["index files"]),
+    ({"settings": 3}, ["manifest"]),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), FORGERIES)
+def test_a_forged_manifest_whose_digest_is_right_fails_without_a_crash(built, change, expected):
+    _, folder = built
+    path = folder / MANIFEST
+    data = json.loads(path.read_text()) | change
+    del data["digest"]
+    path.write_text(json.dumps(data | {"digest": digest_json(data)}))
+    report = verify(folder, deep=True)
+    assert failed(report) == expected
+    assert report.advice
+    json.dumps(report.as_json())
+
+
+def test_the_panel_check_shows_both_values(built):
+    _, folder = built
+    path = folder / MANIFEST
+    data = json.loads(path.read_text()) | {"n_sites": 249}
+    del data["digest"]
+    path.write_text(json.dumps(data | {"digest": digest_json(data)}))
+    detail = next(c.detail for c in verify(folder).checks if c.name == "panel")
+    assert "n_sites 250, the indexes have 249" in detail
+
+
+def test_embedding_indexes_are_checked_for_shape(make_panel, tmp_path):
+    from snvrag.run_folder import load_embedder
+
+    path, folder = make_panel(mosaic(20, 70)), tmp_path / "panel.h5.index"
+    embedder = load_embedder(None, CONFIG, seed=1)
+    build_index(path, config=CONFIG, kind="embedding", embedder=embedder)
+    report = verify(folder, deep=True)
+    assert report.ok, failed(report)
+    assert any("not compared" in check.detail for check in report.checks)
+    data = bytearray((folder / "index_1.faiss").read_bytes())
+    data[-1] ^= 1
+    (folder / "index_1.faiss").write_bytes(data)
+    assert verify(folder).corrupt == [1]
+
+
+def test_advice_survives_odd_names_and_can_be_followed(built, tmp_path):
+    path, folder = built
+    home = tmp_path / "my data"
+    home.mkdir()
+    path.rename(home / path.name)
+    folder.rename(home / folder.name)
+    (home / folder.name / "index_2.faiss").unlink()
+    [command] = verify(home / folder.name).advice
+    program, name, panel, target, *options = shlex.split(command)
+    assert (program, name, options) == ("snvrag", "build-index", ["--windows", "2"])
+    build_index(Path(panel), Path(target), windows=options[1], config=CONFIG)
+    assert verify(home / folder.name, deep=True).ok
