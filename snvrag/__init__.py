@@ -15,6 +15,8 @@ _EXPORTS = {
     "WindowPlan": "snvrag.windows",
     "build_index": "snvrag.index_store",
     "convert": "snvrag.conversion",
+    "evaluate": "snvrag.evaluation",
+    "impute": "snvrag.imputation",
     "train": "snvrag.training",
     "verify": "snvrag.verification",
 }

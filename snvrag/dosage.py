@@ -74,3 +74,27 @@ class PooledR2:
         if var_t <= floor or var_d <= floor:
             return float("nan")
         return cov * cov / (var_t * var_d)
+
+
+def estimated_frequency(hds: NDArray[np.floating]) -> NDArray[np.float64]:
+    """p = mean HDS per site: float64 [n] of haplotype probabilities [n, haplotypes]."""
+    return np.asarray(np.asarray(hds, dtype=np.float64).mean(axis=1))
+
+
+def estimated_r2(hds: NDArray[np.floating]) -> NDArray[np.float64]:
+    """INFO/DR2 = var(HDS) / (p (1 - p)), p = mean HDS; 0 where monomorphic.
+
+    Minimac4's R2: the variance of the haplotype dosages over the variance that known alleles of
+    that frequency would have. Beagle's DR2 is computed from genotype dosages instead.
+
+    Args:
+        hds: P(ALT) per haplotype [n, haplotypes].
+
+    Returns:
+        float64 [n], between 0 and 1.
+    """
+    values = np.asarray(hds, dtype=np.float64)
+    p = values.mean(axis=1)
+    spread = p * (1.0 - p)
+    safe = np.where(spread > 0, spread, 1.0)
+    return np.where(spread > 0, np.minimum(values.var(axis=1) / safe, 1.0), 0.0)

@@ -118,3 +118,79 @@ class SiteTable:
         starts = np.flatnonzero(np.r_[True, self.chrom[1:] != self.chrom[:-1]])
         ends = np.r_[starts[1:], len(self)]
         return [(str(self.chrom[a]), int(a), int(b)) for a, b in zip(starts, ends, strict=True)]
+
+
+_COMPLEMENT = str.maketrans("ACGTacgt", "TGCATGCA")
+NOT_IN_PANEL = "position not in the panel"
+AMBIGUOUS = "swapped and strand-ambiguous (A/T or C/G)"
+STRAND = "alleles of the other strand"
+MISMATCH = "other alleles than the panel"
+TAKEN = "panel site matched by an earlier record"
+
+
+@dataclass(frozen=True, slots=True)
+class SiteMatch:
+    """Which target sites are which panel sites; m matched."""
+
+    panel_rows: NDArray[np.int64]
+    """int64 [m], increasing."""
+    target_rows: NDArray[np.int64]
+    """int64 [m]."""
+    flipped: NDArray[np.bool_]
+    """bool [m]: REF and ALT are swapped between target and panel."""
+    excluded: tuple[tuple[int, str], ...]
+    """``(target row, reason)`` of each target site that was left out."""
+
+
+def plain_chromosome(name: str) -> str:
+    """A chromosome's name without ``chr``: ``chr20`` and ``20`` are one."""
+    return name[3:] if name.lower().startswith("chr") and len(name) > len("chr") else name
+
+
+def match_sites(panel: SiteTable, target: SiteTable) -> SiteMatch:
+    """Match by CHROM (with or without ``chr``), POS, REF and ALT.
+
+    Swapped REF and ALT are matched and marked; where that could as well be the other strand
+    (A/T, C/G), and where alleles differ otherwise, the site is excluded with the reason.
+    """
+    by_place: dict[tuple[str, int], list[int]] = {}
+    wanted = set(target.pos.tolist())
+    for row in np.flatnonzero(np.isin(panel.pos, np.fromiter(wanted, dtype=np.int64))).tolist():
+        place = (plain_chromosome(str(panel.chrom[row])), int(panel.pos[row]))
+        by_place.setdefault(place, []).append(row)
+    found: dict[int, tuple[int, bool]] = {}
+    excluded: list[tuple[int, str]] = []
+    for row in range(len(target)):
+        place = (plain_chromosome(str(target.chrom[row])), int(target.pos[row]))
+        candidates = [(str(panel.ref[i]), str(panel.alt[i]), i) for i in by_place.get(place, [])]
+        match, reason = _match_alleles(str(target.ref[row]), str(target.alt[row]), candidates)
+        if match is not None and match[0] in found:
+            match, reason = None, TAKEN
+        if match is None:
+            excluded.append((row, reason))
+        else:
+            found[match[0]] = (row, match[1])
+    rows = sorted(found)
+    return SiteMatch(
+        panel_rows=np.array(rows, dtype=np.int64),
+        target_rows=np.array([found[r][0] for r in rows], dtype=np.int64),
+        flipped=np.array([found[r][1] for r in rows], dtype=bool),
+        excluded=tuple(excluded),
+    )
+
+
+def _match_alleles(
+    ref: str, alt: str, candidates: list[tuple[str, str, int]]
+) -> tuple[tuple[int, bool] | None, str]:
+    if not candidates:
+        return None, NOT_IN_PANEL
+    for panel_ref, panel_alt, row in candidates:
+        if (ref, alt) == (panel_ref, panel_alt):
+            return (row, False), ""
+    other = (ref.translate(_COMPLEMENT), alt.translate(_COMPLEMENT))
+    for panel_ref, panel_alt, row in candidates:
+        if (alt, ref) == (panel_ref, panel_alt):
+            return (None, AMBIGUOUS) if other == (alt, ref) else ((row, True), "")
+    if any(other in ((r, a), (a, r)) for r, a, _ in candidates):
+        return None, STRAND
+    return None, MISMATCH

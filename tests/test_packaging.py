@@ -22,6 +22,8 @@ def test_public_api():
         "WindowPlan",
         "build_index",
         "convert",
+        "evaluate",
+        "impute",
         "train",
         "verify",
         "__version__",

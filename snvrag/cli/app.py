@@ -12,6 +12,8 @@ import typer
 
 from snvrag import __version__
 from snvrag.cli import commands
+from snvrag.cli.evaluate import evaluate
+from snvrag.cli.impute import impute
 from snvrag.cli.train import train
 from snvrag.errors import SnvragError
 
@@ -29,6 +31,8 @@ app.command("windows")(commands.windows)
 app.command("build-index")(commands.build_index)
 app.command("train")(train)
 app.command("verify")(commands.verify)
+app.command("impute")(impute)
+app.command("evaluate")(evaluate)
 
 # Typer carries its own copy of click; its public classes lead to the base of all usage errors.
 _CommandLineError: Any = next(

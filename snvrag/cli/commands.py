@@ -13,13 +13,13 @@ from snvrag.cli.options import (
     MaxSeqLen,
     Seed,
     WindowSize,
+    parse_region_options,
     with_common,
 )
 from snvrag.config import WindowConfig
 from snvrag.errors import UsageError
 
 if TYPE_CHECKING:
-    from snvrag.sites import Region
     from snvrag.vcf import SampleSelection
     from snvrag.windows import WindowPlan
 
@@ -114,7 +114,7 @@ def convert(
         report = library_convert(
             source,
             output,
-            regions=_regions(region, regions_file),
+            regions=parse_region_options(region, regions_file),
             samples=_samples(samples, samples_file),
             populations=populations,
             frequencies=frequencies,
@@ -137,16 +137,6 @@ def convert(
         "time": f"{report.seconds:.1f} s",
     }
     terminal.summary(f"wrote {output}", facts, f"snvrag train {output}")
-
-
-def _regions(text: str | None, file: Path | None) -> "list[Region] | None":
-    from snvrag.sites import parse_regions, read_regions_file
-
-    if text is not None and file is not None:
-        raise UsageError("--region and --regions-file exclude one another", "give one of them")
-    if file is not None:
-        return read_regions_file(file)
-    return parse_regions(text) if text is not None else None
 
 
 def _samples(text: str | None, file: str | None) -> "SampleSelection | None":

@@ -5,11 +5,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from snvrag.errors import UsageError
+
+if TYPE_CHECKING:
+    from snvrag.sites import Region
 
 SELECTION = "Selection"
 WINDOWS = "Windows"
@@ -117,6 +120,21 @@ def with_common(command: Callable[..., None]) -> Callable[..., None]:
     # functools.wraps would lead Typer's inspection back to the undecorated command.
     del wrapper.__wrapped__
     return wrapper
+
+
+def parse_region_options(text: str | None, file: Path | None) -> "list[Region] | None":
+    """Regions of ``--region`` or ``--regions-file``; None if neither is given.
+
+    Raises:
+        UsageError: both are given, or the text is no region.
+    """
+    from snvrag.sites import parse_regions, read_regions_file
+
+    if text is not None and file is not None:
+        raise UsageError("--region and --regions-file exclude one another", "give one of them")
+    if file is not None:
+        return read_regions_file(file)
+    return parse_regions(text) if text is not None else None
 
 
 def parse_memory(text: str | None) -> int | None:

@@ -11,20 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cyvcf2
 import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError, UsageError
 from snvrag.sites import Region
+from snvrag.vcf.files import check_complete, contig_lengths, contigs_of, formats, index_of, open_vcf
 
 logger = logging.getLogger(__name__)
 
 MISSING = -1
 NO_SECOND_HAPLOTYPE = -2
 PLOIDY = 2
-_BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-_GZIP_MAGIC = b"\x1f\x8b"
 _BASES = frozenset("ACGTNacgtn")
 _SKIP_MULTIALLELIC = "multi-allelic"
 _SKIP_NO_ALT = "no ALT allele"
@@ -32,9 +30,6 @@ _SKIP_SYMBOLIC = "symbolic or star allele"
 _SKIP_INDEL = "indel (see --include-indels)"
 _SKIP_DUPLICATE = "duplicate of an earlier record"
 _SKIP_INCOMPLETE = "missing or unphased genotype (--drop-incomplete)"
-
-# Our own errors name file and record; htslib's lines beside them would only confuse.
-cyvcf2.cyvcf2.set_htslib_log_level(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +101,21 @@ class GenotypeBlock:
     """float32 [n]: INFO/AF, NaN where absent."""
 
 
+@dataclass(frozen=True, slots=True)
+class SkippedRecord:
+    """A record that was left out, and why."""
+
+    site: str
+    """``CHROM:POS:REF:ALT``, several ALT separated by commas."""
+    reason: str
+
+
 @dataclass(slots=True)
 class GenotypeReader:
     """An opened VCF/BCF with its samples and regions checked; iterate :meth:`blocks`.
 
-    ``skipped`` counts records left out, by reason, as reading goes on.
+    ``skipped`` counts records left out, by reason, as reading goes on; for a target,
+    ``skipped_records`` lists them. A target may have missing calls, a panel may not.
     """
 
     source: Path
@@ -119,7 +124,11 @@ class GenotypeReader:
     include_indels: bool = False
     drop_incomplete: bool = False
     want_info_af: bool = False
+    is_target: bool = False
     skipped: Counter[str] = field(default_factory=Counter)
+    skipped_records: list[SkippedRecord] = field(default_factory=list)
+    contig_lengths: dict[str, int] = field(default_factory=dict)
+    """Lengths that the header gives, by name without ``chr``."""
     records: int = 0
     _order: NDArray[np.int64] | None = None
     _vcf: Any = None
@@ -135,6 +144,7 @@ class GenotypeReader:
         include_indels: bool = False,
         drop_incomplete: bool = False,
         want_info_af: bool = False,
+        is_target: bool = False,
     ) -> "GenotypeReader":
         """Open ``source`` and check it, its samples and the regions before reading a record.
 
@@ -143,13 +153,13 @@ class GenotypeReader:
                 sample or contig.
         """
         check_complete(source)
-        probe = _open_vcf(source)
+        probe = open_vcf(source)
         available = list(probe.samples)
         twice = [name for name, n in Counter(available).items() if n > 1]
         if not available or twice:
             what = f"sample {twice[0]!r} appears twice in" if twice else "there is no sample in"
             raise InputError(f"{source}: {what} the header", "give a VCF with genotypes")
-        if "GT" not in _formats(probe):
+        if "GT" not in formats(probe):
             raise InputError(f"{source}: the header defines no FORMAT/GT", "give phased genotypes")
         chosen = samples.apply(available, source) if samples else available
         reader = cls(
@@ -159,9 +169,11 @@ class GenotypeReader:
             include_indels=include_indels,
             drop_incomplete=drop_incomplete,
             want_info_af=want_info_af,
+            is_target=is_target,
         )
+        reader.contig_lengths = contig_lengths(probe)
         probe.close()
-        reader._vcf = _open_vcf(source, None if chosen == available else chosen)
+        reader._vcf = open_vcf(source, None if chosen == available else chosen)
         position = {name: i for i, name in enumerate(reader._vcf.samples)}
         order = np.array([position[name] for name in chosen], dtype=np.int64)
         if not np.array_equal(order, np.arange(len(order))):
@@ -224,6 +236,9 @@ class GenotypeReader:
                 here.add(alleles)
             if reason is not None:
                 self.skipped[reason] += 1
+                if self.is_target:
+                    site = f"{chrom}:{position}:{record.REF}:{','.join(record.ALT) or '.'}"
+                    self.skipped_records.append(SkippedRecord(site, reason))
                 continue
             yield record
 
@@ -248,7 +263,7 @@ class GenotypeReader:
         try:
             if not self.regions:
                 yield from self._vcf
-            elif _index_of(self.source) is None:
+            elif index_of(self.source) is None:
                 logger.info("%s: no index, reading all of it for the regions", self.source)
                 for record in self._vcf:
                     if any(r.contains(record.CHROM, record.POS) for r in self.regions):
@@ -289,8 +304,13 @@ class GenotypeReader:
             stacked = stacked[:, self._order]
         first, second, phased = (np.ascontiguousarray(stacked[:, :, i]) for i in range(3))
         haploid = second == NO_SECOND_HAPLOTYPE
-        bad = (first == MISSING) | (second == MISSING) | ~((phased != 0) | haploid)
+        unphased = ~((phased != 0) | haploid)
         alleles = stacked[:, :, :PLOIDY]
+        if self.is_target:
+            # Order means nothing where both alleles are equal or one is unknown.
+            bad = unphased & (first >= 0) & (second >= 0) & (first != second)
+        else:
+            bad = (first == MISSING) | (second == MISSING) | unphased
         bad_sites = bad.any(axis=1)
         if bad_sites.any():
             if not self.drop_incomplete:
@@ -317,12 +337,19 @@ class GenotypeReader:
         self, batch: list[Any], alleles: NDArray[np.int8], bad: NDArray[np.bool_]
     ) -> None:
         site, sample = (int(x) for x in np.argwhere(bad)[0])
+        record, name = f"{batch[site][0]}:{batch[site][1]}", self.samples[sample]
+        if self.is_target:
+            raise InputError(
+                f"{self.source}: record {record}: the genotype of sample {name} is unphased; "
+                "target haplotypes must be phased",
+                f"phase first: beagle gt={self.source} ref=PANEL.vcf.gz impute=false out=phased",
+            )
         missing = bool((alleles[site, sample] == MISSING).any())
         what = "missing" if missing else "unphased"
         remedy = "phase and impute the panel first (Beagle, SHAPEIT), or"
         raise InputError(
-            f"{self.source}: record {batch[site][0]}:{batch[site][1]}: the genotype of sample "
-            f"{self.samples[sample]} is {what}; a reference panel must be phased and complete",
+            f"{self.source}: record {record}: the genotype of sample {name} is {what}; a reference "
+            "panel must be phased and complete",
             f"{remedy} leave such records out with --drop-incomplete",
         )
 
@@ -340,70 +367,9 @@ class GenotypeReader:
             )
 
 
-def check_complete(source: Path) -> None:
-    """Make sure that a file is there and, if compressed, is BGZF and not cut short.
-
-    Raises:
-        InputError: absent, unreadable, empty, gzip instead of bgzip, or without the BGZF
-            end-of-file block.
-    """
-    try:
-        size = source.stat().st_size
-        with source.open("rb") as handle:
-            head = handle.read(18)
-            handle.seek(max(0, size - len(_BGZF_EOF)))
-            tail = handle.read()
-    except OSError as error:
-        raise InputError(
-            f"{source}: cannot be read ({error.strerror})", "check the path of the file"
-        ) from error
-    if not head:
-        raise InputError(f"{source}: is empty", "give a VCF, VCF.gz or BCF file")
-    if not head.startswith(_GZIP_MAGIC):
-        return
-    if head[12:14] != b"BC":
-        raise InputError(
-            f"{source}: is compressed with gzip, not bgzip",
-            f"gunzip -c {source} | bgzip > {source.stem}.bgz.vcf.gz",
-        )
-    if tail != _BGZF_EOF:
-        raise InputError(
-            f"{source}: is truncated: the BGZF end-of-file block is missing",
-            f"check it with: bgzip -t {source}; then copy or compress it again",
-        )
-
-
-def _open_vcf(source: Path, samples: list[str] | None = None) -> Any:
-    try:
-        return cyvcf2.VCF(str(source), samples=samples)
-    except Exception as error:  # cyvcf2 raises OSError or bare Exception, by the kind of damage
-        raise InputError(
-            f"{source}: is not a readable VCF or BCF file", "check it with: bcftools view -h"
-        ) from error
-
-
-def _formats(vcf: Any) -> set[str]:
-    return {str(line["ID"]) for line in vcf.header_iter() if line["HeaderType"] == "FORMAT"}
-
-
-def _index_of(source: Path) -> Path | None:
-    for suffix in (".csi", ".tbi"):
-        path = source.with_name(source.name + suffix)
-        if path.exists():
-            return path
-    return None
-
-
-def _contigs(vcf: Any) -> list[str]:
-    try:
-        return list(vcf.seqnames)
-    except Exception:  # neither header nor index names a contig
-        return []
-
-
 def _checked_regions(vcf: Any, source: Path, regions: Sequence[Region]) -> list[Region]:
     """Regions in file order with overlaps merged, so that no record comes twice."""
-    contigs = _contigs(vcf)
+    contigs = contigs_of(vcf)
     for region in regions:
         if contigs and region.chrom not in contigs:
             shown = ", ".join(contigs[:5]) + (", …" if len(contigs) > 5 else "")

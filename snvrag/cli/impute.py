@@ -1,0 +1,121 @@
+"""The command ``impute``."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from snvrag.cli.options import (
+    SELECTION,
+    Common,
+    MaxMemory,
+    parse_memory,
+    parse_region_options,
+    with_common,
+)
+
+OUTPUT = "Output"
+
+
+@with_common
+def impute(
+    *,
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="Phased VCF.gz or BCF to impute.")
+    ],
+    panel: Annotated[
+        Path, typer.Option("--reference", "-r", metavar="PANEL.h5", help="Reference panel.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Imputed .vcf.gz or .bcf; its index is written.")
+    ],
+    genetic_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--map", help="Genetic map: PLINK, SHAPEIT, Eagle or Minimac4 form; without, 1 cM/Mb."
+        ),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            "--region",
+            help="Write these panel sites only: chr:beg-end, comma list.",
+            rich_help_panel=SELECTION,
+        ),
+    ] = None,
+    min_overlap: Annotated[
+        float,
+        typer.Option(
+            "--min-overlap",
+            min=0.0,
+            max=1.0,
+            help="Least share of the target's records that must be panel sites.",
+            rich_help_panel=SELECTION,
+        ),
+    ] = 0.1,
+    allow_self: Annotated[
+        bool,
+        typer.Option(
+            "--allow-self",
+            help="Let a sample copy from the panel sample of its name.",
+            rich_help_panel=SELECTION,
+        ),
+    ] = False,
+    excluded: Annotated[
+        Path | None,
+        typer.Option(
+            "--excluded",
+            help="TSV of target records left out, with the reason.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    hds: Annotated[
+        bool, typer.Option("--hds", help="Also write FORMAT/HDS.", rich_help_panel=OUTPUT)
+    ] = False,
+    work_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--work-dir",
+            help="Folder for finished parts; default OUTPUT.work.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    max_memory: MaxMemory = None,
+    common: Common,
+) -> None:
+    """Impute a phased target against a panel; works without any training."""
+    from snvrag.cli.output import Terminal
+    from snvrag.imputation import impute as library_impute
+
+    terminal = Terminal(common)
+    with terminal.progress() as progress:
+        report = library_impute(
+            target,
+            panel,
+            output,
+            genetic_map=genetic_map,
+            regions=parse_region_options(region, None),
+            excluded=excluded,
+            min_overlap=min_overlap,
+            work_dir=work_dir,
+            hds=hds,
+            allow_self=allow_self,
+            threads=common.threads,
+            max_memory=parse_memory(max_memory),
+            force=common.force,
+            progress=progress,
+        )
+    if common.json:
+        terminal.json(asdict(report))
+        return
+    facts = {
+        "samples": report.n_samples,
+        "sites": f"{report.n_sites:,} ({report.n_typed:,} typed)",
+        "target records matched": f"{report.matched:,} ({report.flipped:,} with REF/ALT swapped)",
+        **{f"left out: {why}": n for why, n in report.excluded.items()},
+        "chunks": f"{report.chunks} ({report.reused} from an earlier run)",
+        "time": f"{report.seconds:.1f} s",
+    }
+    following = f"bcftools view -H {output} | head" if report.n_sites else None
+    terminal.summary(f"wrote {output} and {report.index.name}", facts, following)

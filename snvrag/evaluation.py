@@ -1,0 +1,383 @@
+"""``evaluate``: how accurate imputed dosages are, by minor-allele frequency, site and sample.
+
+All figures count the panel's minor allele, except ``nonref_concordance``; bins are of the panel's
+minor-allele frequency, closed on the right. The definitions are those of GLIMPSE2_concordance
+(without ``--use-alt-af``): counting ALT instead inflates the rare bins.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snvrag.dosage import PooledR2, minor_allele_frequency
+from snvrag.errors import InputError, UsageError
+from snvrag.panel import Panel
+from snvrag.sites import plain_chromosome
+from snvrag.vcf import DosageReader
+
+BIN_EDGES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+_CALIBRATION_BINS = 20
+# Keeps a frequency such as 24/480 == 0.05 in the bin that ends there.
+_EDGE_TOLERANCE = 1e-9
+_CONSTANT = 1e-9
+Key = tuple[str, int, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class BinAccuracy:
+    """Accuracy over some sites; undefined figures are NaN."""
+
+    low: float
+    high: float
+    """Minor-allele frequencies in (low, high]."""
+    n_sites: int
+    n_genotypes: int
+    aggregate_r2: float
+    """Squared correlation of true and imputed dosage over all genotypes together."""
+    mean_site_r2: float
+    """Mean of the per-site squared correlations; sites monomorphic in the truth left out."""
+    nonref_concordance: float
+    """Matching best guesses, pairs that are both hom-REF left out (1 - NRD)."""
+    nonmajor_concordance: float
+    """The same with the panel's major allele in the place of REF."""
+    concordance: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampleAccuracy:
+    """Accuracy of one sample over all masked sites."""
+
+    sample: str
+    r2: float
+    nonmajor_concordance: float
+    concordance: float
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationBin:
+    """Genotypes whose imputed dosage (minor allele, halved) lies in one bin."""
+
+    predicted: float
+    """Mean halved dosage."""
+    observed: float
+    """Mean halved true dosage."""
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class SiteAccuracy:
+    """Accuracy per masked site; arrays of one length."""
+
+    keys: list[Key]
+    maf: NDArray[np.float64]
+    r2: NDArray[np.float64]
+    """NaN where the truth is monomorphic."""
+    quality: NDArray[np.float64]
+    """INFO/DR2 or R2 of the file; NaN where there is none."""
+    concordance: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Accuracy of one imputed file."""
+
+    label: str
+    n_samples: int
+    bins: list[BinAccuracy]
+    all: BinAccuracy
+    samples: list[SampleAccuracy]
+    calibration: list[CalibrationBin]
+    sites: SiteAccuracy
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that ``snvrag evaluate --json`` prints, per-site figures left out."""
+        return {
+            "label": self.label,
+            "n_samples": self.n_samples,
+            "bins": [asdict(b) for b in self.bins],
+            "all": asdict(self.all),
+            "samples": [asdict(s) for s in self.samples],
+            "calibration": [asdict(c) for c in self.calibration],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """True and imputed genotypes at masked sites: [sites, samples], ALT counts."""
+
+    keys: list[Key]
+    af: NDArray[np.float64]
+    truth: NDArray[np.int8]
+    dosage: NDArray[np.float32]
+    guess: NDArray[np.int8]
+    quality: NDArray[np.float64]
+
+
+def evaluate(
+    imputed: Path,
+    truth: Path,
+    panel: Path,
+    *,
+    observed: Path | None = None,
+    label: str | None = None,
+) -> Evaluation:
+    """Compare an imputed file with the truth at masked sites.
+
+    Masked are the sites that ``observed`` does not name; without it, those that the imputed file
+    marks (``IMP``, or ``IMPUTED`` without ``TYPED``).
+
+    Args:
+        imputed: VCF/BCF with DS, HDS, GP or GT.
+        truth: VCF/BCF with GT of at least the same samples.
+        panel: reference panel, which gives frequencies and minor alleles.
+        observed: VCF, or text of CHROM POS, of the sites that were measured.
+        label: name of the method; the file's name if None.
+
+    Raises:
+        UsageError: neither ``observed`` nor marks tell which sites were imputed.
+        InputError: a sample or a masked site is missing, or alleles differ.
+    """
+    frequency = _panel_frequencies(panel)
+    known = None if observed is None else _observed_sites(observed)
+    reader = DosageReader(imputed)
+    if known is None and not reader.marks_imputed:
+        reader.close()
+        raise UsageError(
+            f"{imputed}: marks no site as imputed (INFO/IMP or IMPUTED)",
+            "name the measured sites with --observed FILE",
+        )
+    compared = _compare(reader, truth, frequency, known)
+    return _summarise(label or imputed.name, reader.samples, compared)
+
+
+def _panel_frequencies(path: Path) -> dict[Key, float]:
+    with Panel.open(path) as panel:
+        sites = panel.sites
+        chrom = [plain_chromosome(str(c)) for c in sites.chrom]
+        # Counted, not looked up: the bins are of the panel's genotypes.
+        af = panel.ac / np.maximum(panel.an, 1)
+        rows = zip(
+            chrom, sites.pos.tolist(), sites.ref.tolist(), sites.alt.tolist(), af, strict=True
+        )
+        return {(c, p, r, a): float(f) for c, p, r, a, f in rows}
+
+
+def _observed_sites(path: Path) -> set[tuple[str, int]]:
+    if path.name.endswith((".vcf", ".vcf.gz", ".bcf")):
+        reader = DosageReader(path)
+        try:
+            return {(plain_chromosome(r.site[0]), r.site[1]) for r in reader}
+        finally:
+            reader.close()
+    found = set()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields or line.startswith("#"):
+            continue
+        if len(fields) < 2 or not fields[1].isdecimal():
+            raise InputError(
+                f"{path}, line {number}: {line.strip()!r} is no site", "write CHROM and POS"
+            )
+        found.add((plain_chromosome(fields[0]), int(fields[1])))
+    return found
+
+
+def _compare(
+    reader: DosageReader,
+    truth: Path,
+    frequency: dict[Key, float],
+    observed: set[tuple[str, int]] | None,
+) -> _Compared:
+    imputed = _read_imputed(reader, frequency, observed)
+    truth_reader = DosageReader(truth)
+    lacking = [s for s in reader.samples if s not in set(truth_reader.samples)]
+    if lacking:
+        raise InputError(
+            f"{truth}: has no sample {lacking[0]} ({len(lacking)} imputed samples are missing)",
+            "give the truth of the imputed samples",
+        )
+    columns = np.array([truth_reader.samples.index(s) for s in reader.samples])
+    keys: list[Key] = []
+    rows: list[tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int8], float]] = []
+    for record in truth_reader:
+        key = (plain_chromosome(record.site[0]), *record.site[1:])
+        if key not in frequency:
+            continue
+        found = imputed.pop(key, None)
+        if found is not None:
+            keys.append(key)
+            rows.append((record.genotype[columns], *found))
+        elif observed is not None and key[:2] not in observed:
+            raise InputError(
+                f"{reader.source}: lacks the masked site {':'.join(map(str, key))}",
+                "impute all panel sites, or name what was measured with --observed",
+            )
+    truth_reader.close()
+    if not keys:
+        raise InputError(
+            f"{reader.source}: no masked site is both in the truth and in the panel",
+            "check that imputed file, truth and panel are of one build and chromosome",
+        )
+    true, dosage, guess, quality = zip(*rows, strict=True)
+    return _Compared(
+        keys,
+        np.array([frequency[k] for k in keys]),
+        np.array(true),
+        np.array(dosage),
+        np.array(guess),
+        np.array(quality),
+    )
+
+
+def _read_imputed(
+    reader: DosageReader, frequency: dict[Key, float], observed: set[tuple[str, int]] | None
+) -> dict[Key, tuple[NDArray[np.float32], NDArray[np.int8], float]]:
+    """Masked records of the imputed file by site."""
+    found: dict[Key, tuple[NDArray[np.float32], NDArray[np.int8], float]] = {}
+    for record in reader:
+        key = (plain_chromosome(record.site[0]), *record.site[1:])
+        masked = record.imputed if observed is None else key[:2] not in observed
+        if not masked or key not in frequency:
+            continue
+        name = ":".join(map(str, record.site))
+        if key in found:
+            raise InputError(f"{reader.source}: has more than one record {name}")
+        if np.isnan(record.dosage).any():
+            raise InputError(f"{reader.source}: record {name} has a missing dosage")
+        found[key] = (record.dosage, record.genotype, record.quality)
+    reader.close()
+    return found
+
+
+def _summarise(label: str, samples: Sequence[str], data: _Compared) -> Evaluation:
+    flip = (data.af > 0.5)[:, None]
+    known = data.truth >= 0
+    truth = np.where(flip, 2 - data.truth, data.truth).astype(np.float64)
+    dosage = np.where(flip, 2 - data.dosage, data.dosage).astype(np.float64)
+    guess = np.where(flip, 2 - data.guess, data.guess)
+    maf = minor_allele_frequency(data.af)
+    site_r2 = per_site_r2(truth, dosage, known)
+    agrees = (data.truth == data.guess) & known
+    nonref = known & ~((data.truth == 0) & (data.guess == 0))
+    nonmajor = known & ~((truth == 0) & (guess == 0))
+
+    def accuracy(low: float, high: float, rows: NDArray[np.bool_]) -> BinAccuracy:
+        pooled = PooledR2()
+        pooled.add(truth[rows][known[rows]], dosage[rows][known[rows]])
+        own = site_r2[rows]
+        own = own[~np.isnan(own)]
+        return BinAccuracy(
+            low=low,
+            high=high,
+            n_sites=int(rows.sum()),
+            n_genotypes=int(known[rows].sum()),
+            aggregate_r2=pooled.value(),
+            mean_site_r2=float(own.mean()) if len(own) else float("nan"),
+            nonref_concordance=_share(agrees[rows], nonref[rows]),
+            nonmajor_concordance=_share(agrees[rows], nonmajor[rows]),
+            concordance=_share(agrees[rows], known[rows]),
+        )
+
+    bins = [
+        accuracy(
+            low,
+            high,
+            (maf > (low + _EDGE_TOLERANCE if low else 0.0)) & (maf <= high + _EDGE_TOLERANCE),
+        )
+        for low, high in pairwise(BIN_EDGES)
+    ]
+    people = []
+    for column, name in enumerate(samples):
+        pooled = PooledR2()
+        have = known[:, column]
+        pooled.add(truth[have, column], dosage[have, column])
+        own = agrees[:, column]
+        people.append(
+            SampleAccuracy(
+                name, pooled.value(), _share(own, nonmajor[:, column]), _share(own, have)
+            )
+        )
+    return Evaluation(
+        label=label,
+        n_samples=len(samples),
+        bins=bins,
+        all=accuracy(0.0, 0.5, np.ones(len(maf), dtype=bool)),
+        samples=people,
+        calibration=_calibration(truth[known] / 2, dosage[known] / 2),
+        sites=SiteAccuracy(
+            data.keys,
+            maf,
+            site_r2,
+            data.quality,
+            agrees.sum(axis=1) / np.maximum(known.sum(axis=1), 1),
+        ),
+    )
+
+
+def _share(agrees: NDArray[np.bool_], counted: NDArray[np.bool_]) -> float:
+    total = int(counted.sum())
+    return int((agrees & counted).sum()) / total if total else float("nan")
+
+
+def per_site_r2(
+    truth: NDArray[np.float64], dosage: NDArray[np.float64], known: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Squared correlation per site: float64 [sites].
+
+    NaN where the truth is constant, 0 where only the dosage is.
+
+    Args:
+        truth: [sites, samples].
+        dosage: [sites, samples].
+        known: bool [sites, samples]; other pairs are left out.
+    """
+    weight = known.astype(np.float64)
+    n = np.maximum(weight.sum(axis=1), 1)
+    x, y = truth * weight, dosage * weight
+    sx, sy = x.sum(axis=1), y.sum(axis=1)
+    vx = (x * x).sum(axis=1) - sx * sx / n
+    vy = (y * y).sum(axis=1) - sy * sy / n
+    covariance = (x * y).sum(axis=1) - sx * sy / n
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r2 = np.where(vy > _CONSTANT, covariance**2 / (vx * vy), 0.0)
+    return np.where(vx > _CONSTANT, r2, np.nan)
+
+
+def _calibration(
+    truth: NDArray[np.float64], predicted: NDArray[np.float64]
+) -> list[CalibrationBin]:
+    """Mean true against mean imputed value, in equal bins of the imputed value."""
+    number = np.minimum((predicted * _CALIBRATION_BINS).astype(np.int64), _CALIBRATION_BINS - 1)
+    counts = np.bincount(number, minlength=_CALIBRATION_BINS)
+    means = np.bincount(number, predicted, _CALIBRATION_BINS) / np.maximum(counts, 1)
+    found = np.bincount(number, truth, _CALIBRATION_BINS) / np.maximum(counts, 1)
+    return [
+        CalibrationBin(float(m), float(t), int(n))
+        for m, t, n in zip(means, found, counts, strict=True)
+        if n
+    ]
+
+
+def write_tables(evaluations: Sequence[Evaluation], path: Path) -> None:
+    """Write per-site figures as TSV to ``path`` (a temporary name)."""
+    lines = ["label\tCHROM\tPOS\tREF\tALT\tMAF\tr2\tquality\tconcordance"]
+    for evaluation in evaluations:
+        sites = evaluation.sites
+        rows = zip(sites.keys, sites.maf, sites.r2, sites.quality, sites.concordance, strict=True)
+        for (chrom, pos, ref, alt), maf, r2, quality, concordance in rows:
+            figures = "\t".join(_text(x) for x in (maf, r2, quality, concordance))
+            lines.append(f"{evaluation.label}\t{chrom}\t{pos}\t{ref}\t{alt}\t{figures}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _text(value: float) -> str:
+    return "NA" if np.isnan(value) else f"{value:.6g}"

@@ -1,0 +1,125 @@
+"""Genetic maps in the forms that PLINK, SHAPEIT/GLIMPSE, Eagle and Minimac4 read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snvrag.errors import InputError
+from snvrag.sites import plain_chromosome
+
+CM_PER_MB = 1.0
+_PLINK_COLUMNS = 4
+_FORMS = "PLINK 'chr id cM bp', SHAPEIT 'pos chr cM', Eagle with a header, Minimac4 '#chrom pos cM'"
+
+
+@dataclass(frozen=True, slots=True)
+class GeneticMap:
+    """Points of a map by chromosome: positions int64 (bp) and float64 cM, both not decreasing."""
+
+    points: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
+    source: str
+
+    @classmethod
+    def read(cls, path: Path) -> "GeneticMap":
+        """Read a map; the form is recognised by its header and number of columns.
+
+        Raises:
+            InputError: unreadable, in no known form, or not sorted; names the line.
+        """
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as text ({error})") from error
+        rows = [(n, line.split()) for n, line in enumerate(lines, start=1) if line.strip()]
+        if not rows:
+            raise InputError(f"{path}: is empty", f"give a map as {_FORMS}")
+        chrom, pos, cm, rows = _columns(path, rows)
+        found: dict[str, list[tuple[int, float]]] = {}
+        for number, fields in rows:
+            try:
+                name = plain_chromosome(fields[chrom]) if chrom >= 0 else ""
+                point = (int(fields[pos]), float(fields[cm]))
+            except (ValueError, IndexError) as error:
+                raise InputError(
+                    f"{path}, line {number}: {' '.join(fields)!r} is no point of a map",
+                    f"known forms: {_FORMS}",
+                ) from error
+            own = found.setdefault(name, [])
+            if not np.isfinite(point[1]) or (
+                own and (point[0] < own[-1][0] or point[1] < own[-1][1])
+            ):
+                raise InputError(
+                    f"{path}, line {number}: position or cM is smaller than in the line before",
+                    "sort the map by position",
+                )
+            own.append(point)
+        points = {
+            name: (
+                np.array([p for p, _ in own], dtype=np.int64),
+                np.array([c for _, c in own], dtype=np.float64),
+            )
+            for name, own in found.items()
+        }
+        return cls(points, str(path))
+
+    @classmethod
+    def uniform(cls) -> "GeneticMap":
+        """1 cM per Mb everywhere, which stands in where there is no map."""
+        return cls({}, "none: 1 cM per Mb")
+
+    def centimorgans(self, chrom: str, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """cM at ``positions``: float64, not decreasing for sorted positions.
+
+        Between points linear; beyond the ends 1 cM per Mb.
+
+        Raises:
+            InputError: the map has other chromosomes only.
+        """
+        bp = np.asarray(positions, dtype=np.float64)
+        rate = CM_PER_MB / 1e6
+        if not self.points:
+            return bp * rate
+        own = self.points.get(plain_chromosome(chrom), self.points.get(""))
+        if own is None:
+            raise InputError(
+                f"{self.source}: has no chromosome {chrom}",
+                f"it has {', '.join(self.points)}; give the map of the imputed chromosome",
+            )
+        known_bp, known_cm = own
+        cm = np.interp(bp, known_bp, known_cm)
+        before, after = bp < known_bp[0], bp > known_bp[-1]
+        cm[before] -= (known_bp[0] - bp[before]) * rate
+        cm[after] += (bp[after] - known_bp[-1]) * rate
+        return np.asarray(cm, dtype=np.float64)
+
+
+def _columns(
+    path: Path, rows: list[tuple[int, list[str]]]
+) -> tuple[int, int, int, list[tuple[int, list[str]]]]:
+    """Columns of chromosome (-1: none), position and cM, and the rows without the header."""
+    first = rows[0][1]
+    names = [name.lower().lstrip("#") for name in first]
+
+    def place(*wanted: str) -> int:
+        return next((i for i, name in enumerate(names) if name.startswith(wanted)), -1)
+
+    if not _is_number(first[-1]):
+        pos, cm = place("pos", "bp"), place("genetic_map", "cm", "gen")
+        if pos < 0 or cm < 0:
+            raise InputError(f"{path}: header {' '.join(first)!r} is not known", f"forms: {_FORMS}")
+        return place("chr"), pos, cm, rows[1:]
+    if len(first) >= _PLINK_COLUMNS:
+        return 0, 3, 2, rows
+    if len(first) == _PLINK_COLUMNS - 1:
+        return 0, 1, 2, rows
+    raise InputError(f"{path}: {len(first)} columns, at least 3 are needed", f"forms: {_FORMS}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,451 @@
+"""``impute``: a phased target VCF in, dosages at every panel site out.
+
+The panel is worked through in chunks: a core of windows, which the chunk answers for, and flanks
+that only lend evidence. Each chunk's result is a part file in a work directory, so an interrupted
+run goes on where it stopped; the output is written from the parts at the end.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snvrag import __version__
+from snvrag.config import WindowConfig
+from snvrag.copying import (
+    ALL_STATES,
+    DEFAULT_BANK,
+    Reference,
+    copying_probability,
+    select_states,
+    set_threads,
+)
+from snvrag.dosage import estimated_frequency, estimated_r2
+from snvrag.errors import InputError, MismatchError, OutputError, UsageError
+from snvrag.genetic_map import GeneticMap
+from snvrag.panel import Panel
+from snvrag.provenance import (
+    atomic_file,
+    check_output_file,
+    digest_json,
+    prepare_output_folder,
+    read_json,
+    sha256_file,
+    write_json,
+)
+from snvrag.sites import Region
+from snvrag.target import TargetHaplotypes
+from snvrag.vcf import ImputedBlock, ImputedWriter
+from snvrag.windows import WindowPlan
+
+logger = logging.getLogger(__name__)
+
+PLAN = "plan.json"
+LOCK = ".lock"
+DEFAULT_MIN_OVERLAP = 0.1
+DEFAULT_MEMORY = 2 * 2**30
+_FLANK_CM = 2.0
+_CORE_WINDOWS = 64
+# With state selection a chunk's states are a union over its windows, so fewer are better.
+_CORE_WINDOWS_SELECTED = 8
+_BLOCK_SITES = 1024
+_SCALE = 65_535
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ImputeReport:
+    """What :func:`impute` did."""
+
+    output: Path
+    index: Path
+    n_samples: int
+    n_sites: int
+    """Records written."""
+    n_typed: int
+    """Of these, sites measured in the target."""
+    matched: int
+    """Target records matched to the panel, also outside the region."""
+    flipped: int
+    """Of these, with REF and ALT swapped."""
+    excluded: dict[str, int]
+    """Target records left out, by reason."""
+    chunks: int
+    reused: int
+    """Chunks taken from an earlier, interrupted run."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Panel rows ``[start, end)`` to impute, from evidence in ``[first, last)``."""
+
+    number: int
+    chrom: str
+    start: int
+    end: int
+    first: int
+    last: int
+
+
+def impute(
+    target: Path,
+    panel: Path,
+    output: Path,
+    *,
+    genetic_map: Path | None = None,
+    regions: Sequence[Region] | None = None,
+    excluded: Path | None = None,
+    min_overlap: float = DEFAULT_MIN_OVERLAP,
+    work_dir: Path | None = None,
+    hds: bool = False,
+    allow_self: bool = False,
+    threads: int | None = None,
+    max_memory: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ImputeReport:
+    """Impute a phased target against a panel with the copying model; no training needed.
+
+    Args:
+        target: phased VCF/BCF; missing calls are imputed.
+        panel: reference panel made by :func:`snvrag.convert`.
+        output: ``.vcf.gz`` or ``.bcf`` to write, with its index.
+        genetic_map: map file; 1 cM per Mb if None.
+        regions: write panel sites in these only; all if None.
+        excluded: TSV to write, of target records left out and why.
+        min_overlap: least share of the target's records within the panel's span that must match.
+        work_dir: folder for finished parts; ``<output>.work`` if None, removed at the end.
+        hds: also write FORMAT/HDS.
+        allow_self: let a target sample copy from the panel sample of the same name.
+        threads: CPU threads.
+        max_memory: bytes to plan with; 2 GiB if None.
+        force: replace ``output``, and a work directory of another run.
+        progress: called as ``progress(task, done, total)``.
+
+    Raises:
+        UsageError: wrong output name, or too little memory for one window.
+        InputError: target, map or panel unsuitable, or too little overlap.
+        OutputError: output or work directory cannot be written, or too little space.
+        MismatchError: the work directory is of another run, or in use.
+    """
+    began = time.perf_counter()
+    _check_outputs(output, excluded, force)
+    set_threads(threads)
+    with Panel.open(panel) as opened:
+        maps = GeneticMap.read(genetic_map) if genetic_map else GeneticMap.uniform()
+        haplotypes = TargetHaplotypes.read(target, opened, min_overlap)
+        haplotypes.report_excluded(excluded)
+        wanted = _wanted_rows(opened, regions)
+        cm = _centimorgans(opened, maps)
+        chunks = plan_chunks(opened, cm, wanted, max_memory or DEFAULT_MEMORY)
+        identity = {
+            "format_name": "snvrag-impute",
+            "version": __version__,
+            "panel_digest": opened.digest,
+            "target": sha256_file(target),
+            "map": sha256_file(genetic_map) if genetic_map else None,
+            "rows": digest_json(np.flatnonzero(wanted).tolist()),
+            "allow_self": allow_self,
+            "chunks": [[c.start, c.end, c.first, c.last] for c in chunks],
+        }
+        folder = work_dir or output.with_name(output.name + ".work")
+        _check_space(folder, output, int(wanted.sum()), haplotypes.n_haplotypes)
+        with _work_directory(folder, identity, force=force) as parts:
+            exclude = None if allow_self else haplotypes.own_haplotypes(opened)
+            reused = 0
+            for done, chunk in enumerate(chunks, start=1):
+                reused += _impute_chunk(parts, chunk, opened, haplotypes, cm, exclude)
+                if progress:
+                    progress("imputing", done, len(chunks))
+            index = _write(output, opened, haplotypes, wanted, chunks, parts, hds, progress)
+        if work_dir is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        typed = int(wanted[haplotypes.match.panel_rows].sum())
+        return ImputeReport(
+            output=output,
+            index=index,
+            n_samples=len(haplotypes.samples),
+            n_sites=int(wanted.sum()),
+            n_typed=typed,
+            matched=len(haplotypes.match.panel_rows),
+            flipped=int(haplotypes.match.flipped.sum()),
+            excluded=dict(Counter(reason for _, reason in haplotypes.excluded)),
+            chunks=len(chunks),
+            reused=reused,
+            seconds=time.perf_counter() - began,
+        )
+
+
+def _check_outputs(output: Path, excluded: Path | None, force: bool) -> None:
+    if not output.name.endswith((".vcf.gz", ".bcf")):
+        raise UsageError(
+            f"--output {output}: the name must end in .vcf.gz or .bcf", f"try {output}.vcf.gz"
+        )
+    check_output_file(output, force=force)
+    if excluded is not None:
+        check_output_file(excluded, force=force)
+
+
+def _wanted_rows(panel: Panel, regions: Sequence[Region] | None) -> NDArray[np.bool_]:
+    if not regions:
+        return np.ones(panel.n_sites, dtype=bool)
+    wanted = np.zeros(panel.n_sites, dtype=bool)
+    names = [name for name, _ in panel.chromosomes()]
+    chrom = panel.sites.chrom
+    for region in regions:
+        if region.chrom not in names:
+            raise InputError(
+                f"{panel.path}: has no chromosome {region.chrom!r}",
+                f"it has {', '.join(names)}; names match exactly (chr20 is not 20)",
+            )
+        inside = (chrom == region.chrom) & (panel.positions >= region.start)
+        wanted |= inside & (region.end is None or panel.positions <= region.end)
+    if not wanted.any():
+        raise InputError(
+            f"{panel.path}: no panel site lies in {', '.join(map(str, regions))}",
+            "see the panel's positions with: snvrag windows PANEL.h5",
+        )
+    return wanted
+
+
+def _centimorgans(panel: Panel, maps: GeneticMap) -> NDArray[np.float64]:
+    """cM of every panel site; starts anew with each chromosome."""
+    parts, start = [], 0
+    for name, n_sites in panel.chromosomes():
+        parts.append(maps.centimorgans(name, panel.positions[start : start + n_sites]))
+        start += n_sites
+    return np.concatenate(parts)
+
+
+def plan_chunks(
+    panel: Panel, cm: NDArray[np.float64], wanted: NDArray[np.bool_], memory: int
+) -> list[Chunk]:
+    """Cut the wanted windows into chunks that fit ``memory`` bytes.
+
+    Raises:
+        UsageError: not even one window with its flanks fits.
+    """
+    plan = WindowPlan.from_chromosomes(panel.chromosomes(), WindowConfig())
+    selected = panel.n_haplotypes > ALL_STATES
+    largest = _CORE_WINDOWS_SELECTED if selected else _CORE_WINDOWS
+    # Alleles as read, by site and at observed sites, and the forward variables of two threads.
+    per_site = panel.n_haplotypes * (3 + 2 * 4 * (0.1 if selected else 1.0))
+    chunks: list[Chunk] = []
+    number = 0
+    while number < plan.num_windows:
+        window = plan.windows[number]
+        if not wanted[window.start : window.end].any():
+            number += 1
+            continue
+        last = number
+        bounds = _flanks(plan, cm, number, last)
+        if (bounds[1] - bounds[0]) * per_site > memory:
+            needed = (bounds[1] - bounds[0]) * per_site / 2**20
+            raise UsageError(
+                f"--max-memory: one window and its flanks need about {needed:,.0f} MB",
+                f"give at least --max-memory {needed + 100:.0f}M",
+            )
+        while last + 1 < plan.num_windows and last + 1 - number < largest:
+            following = plan.windows[last + 1]
+            if following.chrom != window.chrom or not wanted[following.start : following.end].any():
+                break
+            wider = _flanks(plan, cm, number, last + 1)
+            if (wider[1] - wider[0]) * per_site > memory:
+                break
+            last, bounds = last + 1, wider
+        chunks.append(
+            Chunk(len(chunks), str(window.chrom), window.start, plan.windows[last].end, *bounds)
+        )
+        number = last + 1
+    return chunks
+
+
+def _flanks(plan: WindowPlan, cm: NDArray[np.float64], first: int, last: int) -> tuple[int, int]:
+    """Panel rows of windows first to last with flanks of at least 2 cM and one window."""
+    chrom = plan.windows[first].chrom
+    low, high = first, last
+    edge_low, edge_high = cm[plan.windows[first].start], cm[plan.windows[last].end - 1]
+    while low > 0 and plan.windows[low - 1].chrom == chrom:
+        if low < first and edge_low - cm[plan.windows[low].start] >= _FLANK_CM:
+            break
+        low -= 1
+    while high + 1 < plan.num_windows and plan.windows[high + 1].chrom == chrom:
+        if high > last and cm[plan.windows[high].end - 1] - edge_high >= _FLANK_CM:
+            break
+        high += 1
+    return plan.windows[low].start, plan.windows[high].end
+
+
+def _check_space(folder: Path, output: Path, n_sites: int, n_haplotypes: int) -> None:
+    """Refuse to start where the parts or the output would fill the disk."""
+    place = folder if folder.exists() else folder.parent
+    needed = {place: 2 * n_sites * n_haplotypes}
+    # Three to four bytes of compressed text per haplotype at most.
+    needed[output.parent] = needed.get(output.parent, 0) + 4 * n_sites * n_haplotypes
+    for path, n_bytes in needed.items():
+        if path.is_dir() and shutil.disk_usage(path).free < n_bytes:
+            raise OutputError(
+                f"{path}: {shutil.disk_usage(path).free / 2**20:,.0f} MB are free, about "
+                f"{n_bytes / 2**20:,.0f} MB are needed",
+                "free some space, or choose another --work-dir or -o",
+            )
+
+
+@contextlib.contextmanager
+def _work_directory(folder: Path, identity: dict[str, Any], *, force: bool) -> Iterator[Path]:
+    """Lock the work directory and make sure that its parts belong to this very run."""
+    prepare_output_folder(folder)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            raise MismatchError(
+                f"{folder}: is in use by process {holder or '?'}",
+                "wait for it, or choose another --work-dir",
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        plan = folder / PLAN
+        if plan.exists():
+            saved = read_json(plan)
+            differing = [k for k in identity if saved.get(k) != identity[k]]
+            if differing and not force:
+                raise MismatchError(
+                    f"{folder}: holds parts of another run ({differing[0]} differs)",
+                    "add --force to discard them, or choose another --work-dir",
+                )
+            if differing:
+                for part in folder.glob("part-*.npy"):
+                    part.unlink()
+        write_json(plan, identity)
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
+def _part(folder: Path, chunk: Chunk) -> Path:
+    return folder / f"part-{chunk.number:05d}.npy"
+
+
+def _impute_chunk(
+    folder: Path,
+    chunk: Chunk,
+    panel: Panel,
+    target: TargetHaplotypes,
+    cm: NDArray[np.float64],
+    exclude: NDArray[np.int64] | None,
+) -> bool:
+    """Make one part, unless it is there; returns whether it was."""
+    path = _part(folder, chunk)
+    if path.exists():
+        return True
+    rows = slice(chunk.first, chunk.last)
+    observed, calls = target.observed(chunk.first, chunk.last)
+    reference = Reference.of(panel.alleles(chunk.first, chunk.last), observed)
+    window = (np.arange(chunk.last - chunk.first) // WindowConfig().window_size).astype(np.int64)
+    many = ALL_STATES if len(reference.observed) else reference.n_haplotypes
+    core = slice(chunk.start - chunk.first, chunk.end - chunk.first)
+    n = target.n_haplotypes
+    result = np.empty((chunk.end - chunk.start, n), dtype=np.uint16)
+    batch = max(1, (256 << 20) // (8 * (chunk.last - chunk.first)))
+    for first in range(0, n, batch):
+        some = slice(first, min(first + batch, n))
+        own = None if exclude is None else exclude[some]
+        states = select_states(
+            reference, calls[some], cm[rows], window, exclude=own, all_states=many
+        )
+        found = copying_probability(
+            reference, calls[some], cm[rows], panel.positions[rows], states=states
+        )
+        result[:, some] = np.rint(found[:, core].T.astype(np.float64) * _SCALE)
+    with atomic_file(path) as temporary, temporary.open("wb") as handle:
+        np.save(handle, result, allow_pickle=False)
+    return False
+
+
+def _write(
+    output: Path,
+    panel: Panel,
+    target: TargetHaplotypes,
+    wanted: NDArray[np.bool_],
+    chunks: Sequence[Chunk],
+    folder: Path,
+    hds: bool,
+    progress: Progress | None,
+) -> Path:
+    """Write the output and its index from the parts; returns the index's path."""
+    contigs = {
+        name: target.contig_length(name) for name in dict.fromkeys(chunk.chrom for chunk in chunks)
+    }
+    meta = [
+        f"##source=snvrag {__version__}",
+        f"##snvrag_panel={panel.path.name} digest {panel.digest}",
+        f"##snvrag_copying_bank={' '.join(f'(c={c:g},e={e:g})' for c, e in DEFAULT_BANK)}",
+    ]
+    bcf = output.name.endswith(".bcf")
+    index = output.with_name(output.name + (".csi" if bcf else ".tbi"))
+    made: Path | None = None
+    try:
+        with atomic_file(output) as temporary:
+            writer = ImputedWriter(
+                temporary, target.samples, target.ploidy, contigs, meta=meta, hds=hds, bcf=bcf
+            )
+            try:
+                for done, chunk in enumerate(chunks, start=1):
+                    for block in _blocks(panel, target, wanted, chunk, _part(folder, chunk)):
+                        writer.add(block)
+                    if progress:
+                        progress("writing", done, len(chunks))
+                made = writer.finish()
+            finally:
+                writer.abort()
+        made.replace(index)
+    finally:
+        if made is not None:
+            made.unlink(missing_ok=True)
+    return index
+
+
+def _blocks(
+    panel: Panel, target: TargetHaplotypes, wanted: NDArray[np.bool_], chunk: Chunk, part: Path
+) -> Iterator[ImputedBlock]:
+    """The records of one chunk, measured calls in place of imputed ones."""
+    stored = np.load(part, mmap_mode="r", allow_pickle=False)
+    sites = panel.sites
+    for start in range(chunk.start, chunk.end, _BLOCK_SITES):
+        end = min(start + _BLOCK_SITES, chunk.end)
+        hds = stored[start - chunk.start : end - chunk.start].astype(np.float32) / _SCALE
+        observed, calls = target.observed(start, end)
+        measured = calls.T >= 0
+        typed = np.zeros(end - start, dtype=bool)
+        columns = np.flatnonzero(observed)
+        typed[columns] = measured.any(axis=1)
+        hds[columns] = np.where(measured, calls.T, hds[columns])
+        rows = np.flatnonzero(wanted[start:end])
+        if not len(rows):
+            continue
+        at = rows + start
+        yield ImputedBlock(
+            chrom=sites.chrom[at].tolist(),
+            pos=sites.pos[at],
+            id=sites.id[at].tolist(),
+            ref=sites.ref[at].tolist(),
+            alt=sites.alt[at].tolist(),
+            hds=hds[rows],
+            imputed=~typed[rows],
+            af=estimated_frequency(hds[rows]),
+            dr2=estimated_r2(hds[rows]),
+        )

@@ -1,0 +1,24 @@
+"""VCF and BCF, in and out. Only this package knows cyvcf2."""
+
+from snvrag.vcf.dosages import DosageReader
+from snvrag.vcf.files import check_complete
+from snvrag.vcf.genotypes import (
+    NO_SECOND_HAPLOTYPE,
+    GenotypeBlock,
+    GenotypeReader,
+    SampleSelection,
+    SkippedRecord,
+)
+from snvrag.vcf.writer import ImputedBlock, ImputedWriter
+
+__all__ = [
+    "NO_SECOND_HAPLOTYPE",
+    "DosageReader",
+    "GenotypeBlock",
+    "GenotypeReader",
+    "ImputedBlock",
+    "ImputedWriter",
+    "SampleSelection",
+    "SkippedRecord",
+    "check_complete",
+]
