@@ -16,12 +16,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+# --force: an earlier ./demo may hold the panel and indexes of another release's example.
 demo: $(READY)
 	mkdir -p $(DEMO)
 	$(BIN)/snvrag convert snvrag/example_data/panel.vcf.gz -o $(DEMO)/panel.h5 --force \
 	    --populations snvrag/example_data/populations.panel
 	$(BIN)/snvrag windows $(DEMO)/panel.h5
-	$(BIN)/snvrag build-index $(DEMO)/panel.h5 --windows 0-2
+	$(BIN)/snvrag build-index $(DEMO)/panel.h5 --windows 0-2 --force
 	$(BIN)/snvrag train $(DEMO)/panel.h5 -o $(DEMO)/run --preset tiny --epochs 2 --force
 	$(BIN)/snvrag verify $(DEMO)/panel.h5.index/ --deep
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from snvrag.conversion import convert
 from snvrag.errors import InputError, OutputError
+from snvrag.index_store import MANIFEST, default_index_dir
 from snvrag.panel import Panel
 from snvrag.provenance import prepare_output_folder, sha256_file
 
@@ -45,7 +46,8 @@ def example_files() -> ExampleFiles:
 def prepare_example(folder: Path | None = None) -> Path:
     """Lay out the example panel as ``panel.h5`` in a folder and return its path.
 
-    A panel that is there already is kept if it is sound and was made from the bundled bytes.
+    A panel that is there already is kept if it is sound and was made from the bundled bytes; when
+    it is not, the indexes beside it go with it.
 
     Args:
         folder: where to; ``snvrag-example`` in the current folder if None.
@@ -63,8 +65,20 @@ def prepare_example(folder: Path | None = None) -> Path:
     files = example_files()
     path = folder / "panel.h5"
     if not _is_current(path, sha256_file(files.panel_vcf)):
+        _remove_indexes(path)
         convert(files.panel_vcf, path, populations=files.populations, force=True)
     return path
+
+
+def _remove_indexes(panel: Path) -> None:
+    """Indexes of an older release's example would be refused beside the new panel.
+
+    They go before the panel is replaced and their manifest first, so that an interruption leaves
+    neither a current panel with stale indexes nor a manifest that lists files that are gone.
+    """
+    folder = default_index_dir(panel)
+    for stale in (folder / MANIFEST, *folder.glob("index_*.faiss")):
+        stale.unlink(missing_ok=True)
 
 
 def _is_current(path: Path, digest: str) -> bool:

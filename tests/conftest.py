@@ -16,6 +16,7 @@ def write_vcf(
     *,
     chroms: list[str] | None = None,
     ploidies: list[int] | None = None,
+    spacing: int = 10,
 ) -> Path:
     """A plain-text phased VCF of 0/1 ``alleles`` [haplotypes, sites]; diploid unless told."""
     n_haplotypes, n_sites = alleles.shape
@@ -30,18 +31,31 @@ def write_vcf(
     for site in range(n_sites):
         column = alleles[:, site]
         calls = ["|".join(map(str, column[a:b])) for a, b in pairwise(edges)]
-        row = [chroms[site], str(100 + 10 * site), ".", "A", "C", ".", "PASS", ".", "GT", *calls]
+        row = [
+            chroms[site],
+            str(100 + spacing * site),
+            ".",
+            "A",
+            "C",
+            ".",
+            "PASS",
+            ".",
+            "GT",
+            *calls,
+        ]
         lines.append("\t".join(row))
     path.write_text("\n".join(lines) + "\n")
     return path
 
 
-def mosaic(n_haplotypes: int, n_sites: int, *, founders: int = 6, seed: int = 0) -> np.ndarray:
+def mosaic(
+    n_haplotypes: int, n_sites: int, *, founders: int = 6, seed: int = 0, switch_rate: float = 0.01
+) -> np.ndarray:
     """Haplotypes copied in long pieces from a few founders: uint8 [n_haplotypes, n_sites]."""
     generator = np.random.default_rng(seed)
     frequency = generator.choice([0.02, 0.1, 0.3, 0.5], n_sites)
     pool = (generator.random((founders, n_sites)) < frequency).astype(np.uint8)
-    switch = generator.random((n_haplotypes, n_sites)) < 0.01
+    switch = generator.random((n_haplotypes, n_sites)) < switch_rate
     switch[:, 0] = True
     piece = np.cumsum(switch, axis=1)
     donor = generator.integers(0, founders, (n_haplotypes, n_sites))

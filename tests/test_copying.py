@@ -1,0 +1,172 @@
+import numpy as np
+import pytest
+from conftest import mosaic
+
+from snvrag.copying import (
+    Reference,
+    States,
+    copying_probability,
+    genetic_coordinate,
+    select_states,
+)
+
+
+def oracle(alleles, observed, targets, cm, bp, rate, error, kept=None):
+    """Forward-backward over ALL sites, masked ones with emission 1: the textbook HMM, float64."""
+    n, n_sites = alleles.shape
+    g = genetic_coordinate(cm, bp, rate, n)
+    columns = np.flatnonzero(observed)
+    result = np.empty((len(targets), n_sites))
+    for t, calls in enumerate(targets):
+        states = np.arange(n) if kept is None else np.flatnonzero(kept[t])
+        prior = 1.0 / len(states)
+        emission = np.ones((n_sites, len(states)))
+        for j, column in enumerate(columns):
+            if calls[j] >= 0:
+                same = alleles[states, column] == calls[j]
+                emission[column] = np.where(same, 1 - error, error)
+        forward = np.empty((n_sites, len(states)))
+        forward[0] = prior * emission[0]
+        forward[0] /= forward[0].sum()
+        for site in range(1, n_sites):
+            switch = 1 - np.exp(g[site - 1] - g[site])
+            forward[site] = ((1 - switch) * forward[site - 1] + switch * prior) * emission[site]
+            forward[site] /= forward[site].sum()
+        backward = np.ones((n_sites, len(states)))
+        for site in range(n_sites - 2, -1, -1):
+            switch = 1 - np.exp(g[site] - g[site + 1])
+            ahead = backward[site + 1] * emission[site + 1]
+            backward[site] = (1 - switch) * ahead + switch * prior * ahead.sum()
+            backward[site] /= backward[site].mean()
+        posterior = forward * backward
+        posterior /= posterior.sum(axis=1, keepdims=True)
+        result[t] = (posterior * alleles[states].T).sum(axis=1)
+    return result
+
+
+def make_case(seed, n=30, sites=80, targets=5, rate=0.3, missing=0.0):
+    generator = np.random.default_rng(seed)
+    alleles = mosaic(n, sites, seed=seed)
+    truth = mosaic(targets, sites, seed=seed)
+    observed = generator.random(sites) < rate
+    calls = truth[:, observed].astype(np.int8)
+    calls[generator.random(calls.shape) < missing] = -1
+    cm = np.cumsum(generator.random(sites) * 0.02)
+    bp = np.cumsum(generator.integers(1, 3000, sites))
+    return alleles, observed, calls, cm, bp
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("rate", [0.03, 0.3, 1.0])
+def test_agrees_with_the_exact_hmm_over_all_sites(seed, rate):
+    alleles, observed, calls, cm, bp = make_case(seed, rate=rate, missing=0.1)
+    bank = ((2.0, 0.003), (24.0, 0.02))
+    found = copying_probability(Reference.of(alleles, observed), calls, cm, bp, bank=bank)
+    expected = np.mean([oracle(alleles, observed, calls, cm, bp, c, e) for c, e in bank], axis=0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_subset_of_states_is_the_hmm_of_that_subset():
+    alleles, observed, calls, cm, bp = make_case(3)
+    kept = np.random.default_rng(0).random((len(calls), len(alleles))) < 0.4
+    bank = ((8.0, 0.003),)
+    # The switch rate is scaled by the whole panel, whatever the states.
+    found = copying_probability(
+        Reference.of(alleles, observed), calls, cm, bp, states=States.of(kept), bank=bank
+    )
+    expected = oracle(alleles, observed, calls, cm, bp, 8.0, 0.003, kept)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_without_any_observed_site_the_frequency_is_left():
+    alleles, observed, calls, cm, bp = make_case(4)
+    nothing = np.zeros_like(observed)
+    found = copying_probability(Reference.of(alleles, nothing), calls[:, :0], cm, bp)
+    np.testing.assert_allclose(found, np.tile(alleles.mean(0), (len(calls), 1)), atol=1e-6)
+
+
+def test_a_long_chain_does_not_underflow():
+    alleles, observed, calls, cm, bp = make_case(5, n=40, sites=4000, targets=2, rate=0.9)
+    # Noise at every tenth call: thousands of mismatches in a row for most states.
+    calls[:, ::10] = 1 - calls[:, ::10]
+    found = copying_probability(Reference.of(alleles, observed), calls, cm, bp)
+    assert np.isfinite(found).all()
+    assert found.min() >= -1e-6
+    assert found.max() <= 1 + 1e-5
+
+
+def test_results_do_not_depend_on_the_batch():
+    alleles, observed, calls, cm, bp = make_case(6, targets=8)
+    reference = Reference.of(alleles, observed)
+    whole = copying_probability(reference, calls, cm, bp)
+    alone = np.concatenate([copying_probability(reference, c[None], cm, bp) for c in calls])
+    np.testing.assert_array_equal(whole, alone)
+
+
+def slow_scores(alleles, calls, cm, columns, window):
+    """Mean-free run score by walking outwards from every observed site."""
+    scores = np.zeros((window.max() + 1, len(alleles)))
+    at = cm[columns]
+    for k, haplotype in enumerate(alleles):
+        differs = (calls >= 0) & (haplotype[columns] != calls)
+        for j in range(len(columns)):
+            if differs[j]:
+                continue
+            left, right = j, j
+            while left >= 0 and not differs[left]:
+                left -= 1
+            while right < len(columns) and not differs[right]:
+                right += 1
+            last = at[right] if right < len(columns) else at[-1]
+            first = at[left] if left >= 0 else at[0]
+            scores[window[columns[j]], k] += last - first
+    return scores
+
+
+def test_states_are_those_with_the_longest_runs_per_window():
+    alleles, observed, calls, cm, _ = make_case(7, n=60, sites=120)
+    window = np.repeat(np.arange(4), 30)
+    columns = np.flatnonzero(observed)
+    states = select_states(
+        Reference.of(alleles, observed), calls, cm, window, all_states=10, per_window=5
+    )
+    for t in range(len(calls)):
+        scores = slow_scores(alleles, calls[t], cm, columns, window)
+        expected = set()
+        for row in scores:
+            threshold = np.sort(row)[-5]
+            expected |= set(np.flatnonzero((row >= threshold - 1e-6) & (row > 0)).tolist())
+        found = states.haplotypes[states.first[t] : states.first[t + 1]].tolist()
+        assert set(found) == expected
+
+
+def test_small_panels_keep_all_states_but_the_excluded():
+    alleles, observed, calls, cm, _ = make_case(8)
+    exclude = np.array([[0, 1], [2, -1], [-1, -1], [5, 5], [29, 0]])
+    window = np.zeros(len(cm), dtype=np.int64)
+    states = select_states(Reference.of(alleles, observed), calls, cm, window, exclude=exclude)
+    for t, numbers in enumerate(exclude):
+        found = set(states.haplotypes[states.first[t] : states.first[t + 1]].tolist())
+        assert found == set(range(30)) - set(numbers.tolist())
+
+
+def test_own_haplotypes_do_not_answer_for_themselves():
+    """A target that is in the panel is imputed as if it were not."""
+    alleles, observed, _, cm, bp = make_case(9)
+    calls = alleles[:4, observed].astype(np.int8)
+    window = np.zeros(len(cm), dtype=np.int64)
+    exclude = np.arange(4)[:, None]
+    reference = Reference.of(alleles, observed)
+    states = select_states(reference, calls, cm, window, exclude=exclude)
+    before = copying_probability(reference, calls, cm, bp, states=states)
+    changed = alleles.copy()
+    changed[0, ~observed] ^= 1
+    other = Reference.of(changed, observed)
+    after = copying_probability(other, calls, cm, bp, states=states)
+    np.testing.assert_allclose(before[0], after[0], atol=1e-6)
+    assert not np.allclose(before[1:], after[1:], atol=1e-6)
+
+
+def test_the_genetic_coordinate_always_increases():
+    g = genetic_coordinate(np.zeros(3), np.array([5, 5, 5]), 8.0, 480)
+    assert (np.diff(g) > 0).all()

@@ -1,0 +1,389 @@
+import fcntl
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from conftest import mosaic, write_vcf
+from helpers_vcf import write_vcf_rows
+
+from snvrag import imputation
+from snvrag.conversion import convert
+from snvrag.dosage import estimated_r2
+from snvrag.errors import InputError, MismatchError, OutputError, UsageError
+from snvrag.evaluation import evaluate
+from snvrag.imputation import impute
+from snvrag.panel import Panel
+from snvrag.sites import Region, SiteTable, match_sites
+from snvrag.vcf import DosageReader
+
+N_SITES = 2600
+# What two to three of the six windows need, with a window to either side.
+SMALL_MEMORY = 2_750_000
+
+
+def table(*sites):
+    chrom, pos, ref, alt = zip(*sites, strict=True)
+    empty = np.array(["."] * len(sites))
+    return SiteTable(np.array(chrom), np.array(pos), empty, np.array(ref), np.array(alt))
+
+
+def test_sites_match_flip_or_are_left_out_with_the_reason():
+    panel = table(
+        *(("20", 1, "A", "C"), ("20", 2, "A", "C"), ("20", 3, "A", "T"), ("20", 4, "A", "C")),
+        *(("20", 5, "A", "C"), ("20", 6, "A", "C"), ("20", 6, "A", "G"), ("20", 7, "G", "C")),
+    )
+    target = table(
+        *(("chr20", 1, "A", "C"), ("chr20", 2, "C", "A"), ("chr20", 3, "T", "A")),
+        *(("chr20", 4, "T", "G"), ("chr20", 5, "A", "G"), ("chr20", 6, "A", "G")),
+        *(("chr20", 6, "G", "A"), ("chr20", 9, "A", "C"), ("21", 1, "A", "C")),
+        ("chr20", 7, "G", "C"),
+    )
+    match = match_sites(panel, target)
+    assert match.panel_rows.tolist() == [0, 1, 6, 7]
+    assert match.target_rows.tolist() == [0, 1, 5, 9]
+    assert match.flipped.tolist() == [False, True, False, False]
+    assert dict(match.excluded) == {
+        2: "swapped and strand-ambiguous (A/T or C/G)",
+        3: "alleles of the other strand",
+        4: "other alleles than the panel",
+        6: "panel site matched by an earlier record",
+        7: "position not in the panel",
+        8: "position not in the panel",
+    }
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """A panel of 60 samples, 8 others as truth, and these as target at every tenth site."""
+    folder = tmp_path_factory.mktemp("impute")
+    alleles = mosaic(136, N_SITES, founders=12, switch_rate=0.002)
+    write_vcf(folder / "panel.vcf", alleles[:120], spacing=100)
+    convert(folder / "panel.vcf", folder / "panel.h5")
+    write_vcf(folder / "truth.vcf", alleles[120:], spacing=100)
+    lines = (folder / "truth.vcf").read_text().replace("\tS", "\tT").splitlines()
+    head = [x for x in lines if x.startswith("#")]
+    records = lines[len(head) :]
+    (folder / "truth.vcf").write_text("\n".join(lines) + "\n")
+    (folder / "target.vcf").write_text("\n".join(head + records[::10]) + "\n")
+    return folder
+
+
+def run(case, tmp_path, name="out.vcf.gz", **options):
+    options.setdefault("panel", case / "panel.h5")
+    target = options.pop("target", case / "target.vcf")
+    return impute(target, output=tmp_path / name, **options)
+
+
+def read(path):
+    reader = DosageReader(path)
+    records = list(reader)
+    reader.close()
+    return records
+
+
+def test_imputation_recovers_masked_alleles(case, tmp_path):
+    report = run(case, tmp_path)
+    assert (report.n_sites, report.n_typed, report.n_samples) == (N_SITES, 260, 8)
+    found = evaluate(tmp_path / "out.vcf.gz", case / "truth.vcf", case / "panel.h5")
+    assert found.all.n_sites == N_SITES - 260
+    assert found.all.aggregate_r2 > 0.9
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.vcf.gz", "out.vcf.gz.tbi"]
+
+
+def test_records_follow_the_panel_and_typed_calls_stay(case, tmp_path):
+    run(case, tmp_path, hds=True)
+    with Panel.open(case / "panel.h5") as panel:
+        keys = [panel.sites.key(i) for i in range(N_SITES)]
+    records = read(tmp_path / "out.vcf.gz")
+    assert [":".join(map(str, r.site)) for r in records] == keys
+    truth = read(case / "truth.vcf")
+    for row, (record, true) in enumerate(zip(records, truth, strict=True)):
+        assert record.imputed == (row % 10 != 0)
+        assert not np.isnan(record.dosage).any()
+        if not record.imputed:
+            np.testing.assert_array_equal(record.dosage, true.dosage)
+            np.testing.assert_array_equal(record.genotype, true.genotype)
+
+
+def test_genotypes_dosages_and_quality_agree_with_the_haplotype_dosages(case, tmp_path):
+    import cyvcf2
+
+    run(case, tmp_path, hds=True)
+    for record in cyvcf2.VCF(str(tmp_path / "out.vcf.gz")):
+        hds = record.format("HDS")
+        np.testing.assert_allclose(record.format("DS")[:, 0], hds.sum(1), atol=0.0016)
+        gp = record.format("GP")
+        np.testing.assert_allclose(gp.sum(1), 1.0, atol=1e-6)
+        p, q = hds.T
+        np.testing.assert_allclose(gp[:, 2], p * q, atol=0.0016)
+        alleles = record.genotype.array()[:, :2]
+        clear = np.abs(hds - 0.5) > 0.0006
+        np.testing.assert_array_equal((alleles == 1)[clear], (hds > 0.5)[clear])
+        flat = hds.reshape(1, -1)
+        if flat.var() > 1e-4:
+            assert record.INFO["DR2"] == pytest.approx(estimated_r2(flat)[0], abs=0.02)
+        assert record.INFO["AF"] == pytest.approx(flat.mean(), abs=0.001)
+
+
+def test_dr2_formula():
+    hds = np.array([[0.0, 1.0, 1.0, 0.0], [0.5, 0.5, 0.5, 0.5], [0.0] * 4, [0.2, 0.6, 0.2, 0.6]])
+    p = 0.4
+    expected = [1.0, 0.0, 0.0, 0.04 / (p * (1 - p))]
+    np.testing.assert_allclose(estimated_r2(hds), expected)
+
+
+def test_truth_at_masked_sites_cannot_matter_and_missing_calls_are_imputed(case, tmp_path):
+    lines = (case / "target.vcf").read_text().splitlines()
+    changed = []
+    for number, line in enumerate(lines):
+        fields = line.split("\t")
+        if not line.startswith("#") and number % 3 == 0:
+            fields[9] = ".|."
+            fields[10] = "." if number % 2 else ".|1"
+        changed.append("\t".join(fields))
+    changed = [x.replace("\t.\t", "\t.|.\t") if x.endswith("|") else x for x in changed]
+    text = "\n".join(changed).replace("\t.\t0|", "\t.|.\t0|").replace("\t.\t1|", "\t.|.\t1|") + "\n"
+    (tmp_path / "t.vcf").write_text(text)
+    run(case, tmp_path, target=tmp_path / "t.vcf")
+    records = read(tmp_path / "out.vcf.gz")
+    assert not any(np.isnan(r.dosage).any() for r in records)
+    truth = read(case / "truth.vcf")
+    first = np.array([r.dosage[0] for r in records])
+    true = np.array([r.dosage[0] for r in truth])
+    assert np.corrcoef(first, true)[0, 1] ** 2 > 0.8
+
+
+def test_swapped_and_prefixed_targets_give_the_same_dosages(case, tmp_path):
+    run(case, tmp_path, "a.vcf.gz")
+    lines = (case / "target.vcf").read_text().splitlines()
+    swap = str.maketrans("01", "10")
+    out = []
+    for number, line in enumerate(lines):
+        if line.startswith("#"):
+            out.append(line.replace("ID=20", "ID=chr20"))
+            continue
+        fields = line.split("\t")
+        fields[0] = "chr20"
+        if number % 2:
+            fields[3], fields[4] = fields[4], fields[3]
+            fields[9:] = [x.translate(swap) for x in fields[9:]]
+        out.append("\t".join(fields))
+    (tmp_path / "t.vcf").write_text("\n".join(out) + "\n")
+    report = run(case, tmp_path, "b.vcf.gz", target=tmp_path / "t.vcf")
+    assert report.flipped > 50
+    a, b = read(tmp_path / "a.vcf.gz"), read(tmp_path / "b.vcf.gz")
+    assert all(np.array_equal(x.dosage, y.dosage) for x, y in zip(a, b, strict=True))
+
+
+def test_excluded_records_are_listed_with_the_reason(case, tmp_path):
+    lines = (case / "target.vcf").read_text().splitlines()
+    last = lines[-1].split("\t")
+    later = "\t".join([last[0], "900001", ".", "A", "C", *last[5:]])
+    multi = "\t".join([last[0], "900002", ".", "A", "C,G", *last[5:]])
+    (tmp_path / "t.vcf").write_text("\n".join([*lines, later, multi]) + "\n")
+    report = run(case, tmp_path, target=tmp_path / "t.vcf", excluded=tmp_path / "x.tsv")
+    rows = [x.split("\t") for x in (tmp_path / "x.tsv").read_text().splitlines()]
+    assert rows[0] == ["CHROM", "POS", "REF", "ALT", "reason"]
+    assert rows[1] == ["20", "900001", "A", "C", "position not in the panel"]
+    assert rows[2] == ["20", "900002", "A", "C,G", "multi-allelic"]
+    assert report.excluded == {"position not in the panel": 1, "multi-allelic": 1}
+
+
+def test_too_little_overlap_shows_both_files_contigs(case, tmp_path):
+    rows = ["chr21 100 A C 0|1 1|1", "chr21 200 A C 0|1 1|1"]
+    target = write_vcf_rows(tmp_path / "t.vcf", rows, ["A", "B"], ("chr21",))
+    with pytest.raises(InputError, match=r"target: chr21; panel: 20:100-") as caught:
+        run(case, tmp_path, target=target)
+    assert "build" in caught.value.hint
+    rows = [f"20 {p} A C 0|1 1|1" for p in (100, 101, 102, 103, 104)]
+    target = write_vcf_rows(tmp_path / "t.vcf", rows, ["A", "B"])
+    with pytest.raises(InputError, match="1 of 5 records"):
+        run(case, tmp_path, target=target, min_overlap=0.5)
+    assert run(case, tmp_path, target=target, min_overlap=0.1).matched == 1
+
+
+def test_unphased_targets_are_refused_with_the_phasing_command(case, tmp_path):
+    target = write_vcf_rows(tmp_path / "t.vcf", ["20 100 A C 0/0 0/1"], ["A", "B"])
+    with pytest.raises(InputError, match="20:100: the genotype of sample B is unphased") as caught:
+        run(case, tmp_path, target=target)
+    assert "beagle gt=" in caught.value.hint
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.vcf"]
+
+
+def test_a_sample_in_the_panel_does_not_see_itself_unless_allowed(case, tmp_path):
+    lines = (case / "panel.vcf").read_text().splitlines()
+    kept = [x for i, x in enumerate(lines) if x.startswith("#") or i % 10 == 0]
+    short = ["\t".join(x.split("\t")[:11]) if not x.startswith("##") else x for x in kept]
+    (tmp_path / "t.vcf").write_text("\n".join(short) + "\n")
+    whole = ["\t".join(x.split("\t")[:11]) if not x.startswith("##") else x for x in lines]
+    (tmp_path / "truth.vcf").write_text("\n".join(whole) + "\n")
+    r2 = []
+    for allow in (False, True):
+        run(case, tmp_path, f"{allow}.vcf.gz", target=tmp_path / "t.vcf", allow_self=allow)
+        found = evaluate(tmp_path / f"{allow}.vcf.gz", tmp_path / "truth.vcf", case / "panel.h5")
+        r2.append(found.all.aggregate_r2)
+    assert r2[0] < r2[1]
+    assert r2[1] > 0.98
+
+
+def test_regions_write_the_same_dosages_for_their_sites(case, tmp_path):
+    run(case, tmp_path, "all.vcf.gz")
+    run(case, tmp_path, "some.vcf.gz", regions=[Region("20", 50_000, 70_000)])
+    some = read(tmp_path / "some.vcf.gz")
+    whole = {r.site: r for r in read(tmp_path / "all.vcf.gz")}
+    assert [r.site[1] for r in some] == list(range(50_000, 70_001, 100))
+    for record in some:
+        np.testing.assert_allclose(record.dosage, whole[record.site].dosage, atol=0.002)
+    with pytest.raises(InputError, match="no chromosome '21'"):
+        run(case, tmp_path, "no.vcf.gz", regions=[Region("21")])
+    with pytest.raises(InputError, match="no panel site"):
+        run(case, tmp_path, "no.vcf.gz", regions=[Region("20", 1, 5)])
+
+
+@pytest.fixture
+def short_flanks(monkeypatch):
+    """Flanks of one window, so that a small case has several chunks."""
+    monkeypatch.setattr(imputation, "_FLANK_CM", 1e-9)
+
+
+@pytest.mark.usefixtures("short_flanks")
+def test_less_memory_means_more_chunks_and_the_same_result(case, tmp_path):
+    one = run(case, tmp_path, "one.vcf.gz")
+    many = run(case, tmp_path, "many.vcf.gz", max_memory=SMALL_MEMORY)
+    assert one.chunks == 1
+    assert many.chunks > 1
+    a, b = read(tmp_path / "one.vcf.gz"), read(tmp_path / "many.vcf.gz")
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x.dosage, y.dosage, atol=0.03)
+    with pytest.raises(UsageError, match="--max-memory"):
+        run(case, tmp_path, "no.vcf.gz", max_memory=1000)
+
+
+@pytest.mark.usefixtures("short_flanks")
+def test_an_interrupted_run_continues_and_ends_the_same(case, tmp_path):
+    run(case, tmp_path, "whole.vcf.gz", max_memory=SMALL_MEMORY)
+
+    def interrupt(task, done, total):
+        if task == "imputing" and done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(case, tmp_path, "cut.vcf.gz", max_memory=SMALL_MEMORY, progress=interrupt)
+    assert not (tmp_path / "cut.vcf.gz").exists()
+    assert (tmp_path / "cut.vcf.gz.work").is_dir()
+    report = run(case, tmp_path, "cut.vcf.gz", max_memory=SMALL_MEMORY)
+    assert report.reused == 1
+    assert not (tmp_path / "cut.vcf.gz.work").exists()
+    assert (tmp_path / "cut.vcf.gz").read_bytes() == (tmp_path / "whole.vcf.gz").read_bytes()
+
+
+def test_a_work_directory_of_another_run_or_in_use_is_refused(case, tmp_path):
+    work = tmp_path / "work"
+    run(case, tmp_path, "a.vcf.gz", work_dir=work)
+    assert json.loads((work / "plan.json").read_text())["format_name"] == "snvrag-impute"
+    with pytest.raises(MismatchError, match="another run"):
+        run(case, tmp_path, "b.vcf.gz", work_dir=work, allow_self=True)
+    run(case, tmp_path, "b.vcf.gz", work_dir=work, allow_self=True, force=True)
+    with (work / ".lock").open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(MismatchError, match="in use by process"):
+            run(case, tmp_path, "c.vcf.gz", work_dir=work, allow_self=True)
+
+
+def test_outputs_are_checked_before_the_work(case, tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match=r"\.vcf\.gz or \.bcf"):
+        run(case, tmp_path, "out.vcf")
+    with pytest.raises(OutputError, match="does not exist"):
+        run(case, tmp_path, "no/out.vcf.gz")
+    run(case, tmp_path)
+    with pytest.raises(OutputError, match="exists already"):
+        run(case, tmp_path)
+    free = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(imputation.shutil, "disk_usage", lambda path: free)
+    with pytest.raises(OutputError, match="are free"):
+        run(case, tmp_path, "full.vcf.gz")
+
+
+def test_haploid_targets(tmp_path):
+    alleles = mosaic(60, 200, switch_rate=0.002)
+    write_vcf(tmp_path / "p.vcf", alleles[:52], chroms=["X"] * 200, spacing=100)
+    convert(tmp_path / "p.vcf", tmp_path / "p.h5")
+    write_vcf(
+        tmp_path / "t.vcf", alleles[52:], chroms=["X"] * 200, ploidies=[2, 1, 2, 1, 2], spacing=100
+    )
+    text = (tmp_path / "t.vcf").read_text().replace("\tS", "\tT")
+    lines = text.splitlines()
+    kept = [x for i, x in enumerate(lines) if x.startswith("#") or i % 5 == 0]
+    (tmp_path / "t.vcf").write_text("\n".join(kept) + "\n")
+    (tmp_path / "truth.vcf").write_text(text)
+    impute(tmp_path / "t.vcf", tmp_path / "p.h5", tmp_path / "o.vcf.gz", hds=True)
+    records = read(tmp_path / "o.vcf.gz")
+    assert max(r.dosage[1] for r in records) <= 1.0
+    truth = read(tmp_path / "truth.vcf")
+    for column in range(5):
+        a = np.array([r.dosage[column] for r in records])
+        b = np.array([r.dosage[column] for r in truth])
+        assert np.corrcoef(a, b)[0, 1] ** 2 > 0.7
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("name", ["out.vcf.gz", "out.bcf"])
+def test_bcftools_reads_and_finds_everything(case, tmp_path, name):
+    if shutil.which("bcftools") is None:
+        pytest.skip("bcftools is not installed")
+    run(case, tmp_path, name, hds=True)
+    path = str(tmp_path / name)
+
+    def bcftools(*words):
+        done = subprocess.run(["bcftools", *words], capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        return done.stdout
+
+    assert len(bcftools("view", "-H", path).splitlines()) == N_SITES
+    for low, high in (
+        (100, 100),
+        (50_000, 70_000),
+        (260_000, 260_000),
+        (1, 99),
+        (250_000, 900_000),
+    ):
+        lines = bcftools("query", "-f", "%POS\n", "-r", f"20:{low}-{high}", path).splitlines()
+        assert [int(x) for x in lines] == [p for p in range(100, 260_001, 100) if low <= p <= high]
+    assert f"number of records:\t{N_SITES}" in bcftools("stats", path)
+    assert len(bcftools("query", "-f", "[%DS,%GP,%HDS ]%INFO/DR2\n", path).splitlines()) == N_SITES
+
+
+@pytest.mark.external
+def test_plink2_reads_the_dosages(case, tmp_path):
+    if shutil.which("plink2") is None:
+        pytest.skip("plink2 is not installed")
+    run(case, tmp_path)
+    command = ["plink2", "--vcf", str(tmp_path / "out.vcf.gz"), "dosage=DS", "--freq"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "p")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len((tmp_path / "p.afreq").read_text().splitlines()) == N_SITES + 1
+
+
+def test_scikit_allel_reads_it(case, tmp_path):
+    allel = pytest.importorskip("allel")
+    run(case, tmp_path)
+    found = allel.read_vcf(
+        str(tmp_path / "out.vcf.gz"), fields=["calldata/GT", "calldata/DS", "variants/DR2"]
+    )
+    assert found["calldata/GT"].shape == (N_SITES, 8, 2)
+    assert np.isfinite(found["calldata/DS"][:, :, 0]).all()
+
+
+def test_state_selection_hardly_changes_the_result(case, tmp_path, monkeypatch):
+    run(case, tmp_path, "all.vcf.gz")
+    monkeypatch.setattr(imputation, "ALL_STATES", 20)
+    run(case, tmp_path, "some.vcf.gz")
+    r2 = [
+        evaluate(tmp_path / f"{n}.vcf.gz", case / "truth.vcf", case / "panel.h5").all.aggregate_r2
+        for n in ("all", "some")
+    ]
+    assert r2[1] > r2[0] - 0.01
