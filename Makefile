@@ -38,6 +38,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/retrieval.py
 	$(BIN)/python benchmarks/train_start.py
+	$(BIN)/python benchmarks/peers.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

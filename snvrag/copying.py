@@ -149,7 +149,7 @@ def copying_probability(
 ) -> NDArray[np.float32]:
     """P(ALT) of target haplotypes at every site, averaged over a bank of settings.
 
-    At an observed site this is the posterior with the target's own call taken into account.
+    Where the target has a call, that call; a missing call is imputed like a masked site.
 
     Args:
         reference: n haplotypes over L sites, J observed.
@@ -173,6 +173,7 @@ def copying_probability(
             reference.carried,
             reference.carriers,
             reference.first,
+            reference.minor_is_alt,
             states.haplotypes,
             states.first,
             np.ascontiguousarray(targets),
@@ -198,8 +199,8 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @_compiled
 def _forward_backward(  # noqa: PLR0912, PLR0915 - a kernel: calls would keep arrays from registers
-    observed: Any, at_observed: Any, carried: Any, carriers: Any, first: Any, state_list: Any,
-    state_first: Any, targets: Any, g: Any, ratio: Any, total: Any,
+    observed: Any, at_observed: Any, carried: Any, carriers: Any, first: Any, minor_is_alt: Any,
+    state_list: Any, state_first: Any, targets: Any, g: Any, ratio: Any, total: Any,
 ) -> None:  # fmt: skip
     n_observed, n_haplotypes = at_observed.shape
     n_sites = len(g)
@@ -248,11 +249,15 @@ def _forward_backward(  # noqa: PLR0912, PLR0915 - a kernel: calls would keep ar
                 end = observed[gap]
             row = forward[gap - 1] if gap > 0 else flat
             both, ahead, behind = zero, zero, zero
-            for k in range(n):
-                product[k] = row[k] * backward[k]
-                both += product[k]
-                ahead += row[k]
-                behind += backward[k]
+            if begin < end:
+                for k in range(n):
+                    product[k] = row[k] * backward[k]
+                    both += product[k]
+                    ahead += row[k]
+                    behind += backward[k]
+            else:
+                for k in range(n):
+                    behind += backward[k]
             for site in range(begin, end):
                 r1 = np.float32(1.0 - np.exp(g[observed[gap - 1]] - g[site])) if gap > 0 else one
                 r2 = one
@@ -290,17 +295,20 @@ def _forward_backward(  # noqa: PLR0912, PLR0915 - a kernel: calls would keep ar
             if gap < n_observed:
                 switch = np.float32(1.0 - np.exp(g[site] - g[observed[gap]]))
             keep = (one - switch) * np.float32(n) / behind
-            below = zero
+            call = targets[t, gap - 1]
+            if call >= 0:
+                for k in range(n):
+                    backward[k] = (backward[k] * keep + switch) * weight[alleles[k]]
+                total[t, site] += one if (call == 1) == minor_is_alt[site] else zero
+                continue
+            above, below = zero, zero
             for k in range(n):
-                value = backward[k] * keep + switch
-                product[k] = row[k] * value
-                below += product[k]
-                backward[k] = value * weight[alleles[k]]
-            above = zero
+                backward[k] = backward[k] * keep + switch
+                below += row[k] * backward[k]
             for i in range(first[site], first[site + 1]):
                 k = place[carriers[i]]
                 if k >= 0:
-                    above += product[k]
+                    above += row[k] * backward[k]
             total[t, site] += above / below
 
 

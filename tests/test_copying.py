@@ -41,6 +41,8 @@ def oracle(alleles, observed, targets, cm, bp, rate, error, kept=None):
         posterior = forward * backward
         posterior /= posterior.sum(axis=1, keepdims=True)
         result[t] = (posterior * alleles[states].T).sum(axis=1)
+        called = columns[calls >= 0]
+        result[t, called] = calls[calls >= 0]
     return result
 
 
