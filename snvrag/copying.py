@@ -41,39 +41,50 @@ def genetic_coordinate(
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """n reference haplotypes over L sites of which J are observed, laid out for the kernels."""
+    """n reference haplotypes over a context of sites, laid out for the kernels.
+
+    Evidence comes from all J observed sites of the context; probabilities are wanted for its core
+    of L sites, and only there all alleles are needed.
+    """
 
     observed: NDArray[np.int64]
-    """int64 [J]: observed columns."""
+    """int64 [J]: observed columns of the context."""
     at_observed: NDArray[np.uint8]
     """uint8 [J, n]: alleles at observed sites."""
+    core: int
+    """The context's column at which the core begins."""
     carried: NDArray[np.uint8]
-    """uint8 [L, n]: 1 where a haplotype carries the site's minor allele."""
+    """uint8 [L, n]: 1 where a haplotype carries the core site's minor allele."""
     carriers: NDArray[np.int32]
-    """int32: haplotypes that carry the minor allele, site after site."""
+    """int32: haplotypes that carry the minor allele, core site after core site."""
     first: NDArray[np.int64]
-    """int64 [L + 1]: where each site's carriers begin."""
+    """int64 [L + 1]: where each core site's carriers begin."""
     minor_is_alt: NDArray[np.bool_]
     """bool [L]."""
 
     @classmethod
     def of(cls, alleles: NDArray[np.uint8], observed: NDArray[np.bool_]) -> "Reference":
-        """Lay out alleles uint8 [n, L] with ``observed`` bool [L]."""
+        """Of alleles uint8 [n, L] with ``observed`` bool [L]: the whole context is the core."""
+        columns = np.flatnonzero(observed)
+        return cls.of_core(alleles, 0, columns, np.ascontiguousarray(alleles[:, columns].T))
+
+    @classmethod
+    def of_core(
+        cls,
+        alleles: NDArray[np.uint8],
+        core: int,
+        observed: NDArray[np.int64],
+        at_observed: NDArray[np.uint8],
+    ) -> "Reference":
+        """Of the core's alleles uint8 [n, L] and the context's observed ones; see the fields."""
         n, sites = alleles.shape
         counts = alleles.sum(axis=0, dtype=np.int64)
         minor_is_alt = counts * 2 <= n
         carried = np.ascontiguousarray((alleles == minor_is_alt).T).view(np.uint8)
-        columns = np.flatnonzero(observed)
         first = np.zeros(sites + 1, dtype=np.int64)
         np.cumsum(np.where(minor_is_alt, counts, n - counts), out=first[1:])
-        return cls(
-            observed=columns,
-            at_observed=np.ascontiguousarray(alleles[:, columns].T),
-            carried=carried,
-            carriers=(np.flatnonzero(carried) % n).astype(np.int32),
-            first=first,
-            minor_is_alt=minor_is_alt,
-        )
+        carriers = (np.flatnonzero(carried) % n).astype(np.int32)
+        return cls(observed, at_observed, core, carried, carriers, first, minor_is_alt)
 
     @property
     def n_haplotypes(self) -> int:
@@ -97,44 +108,63 @@ class States:
         return cls(np.nonzero(kept)[1].astype(np.int32), first)
 
 
-def select_states(
-    reference: Reference,
+def longest_runs(
+    at_observed: NDArray[np.uint8],
     targets: NDArray[np.int8],
     cm: NDArray[np.float64],
     window: NDArray[np.int64],
-    *,
-    exclude: NDArray[np.int64] | None = None,
-    all_states: int = ALL_STATES,
+    n_windows: int,
     per_window: int = STATES_PER_WINDOW,
-) -> States:
-    """Keep, for each target, the haplotypes that share long runs with it.
+) -> NDArray[np.int32]:
+    """The haplotypes that share the longest runs with each target, window by window.
 
-    Up to ``all_states`` haplotypes all are kept. Beyond, each window keeps the ``per_window`` ones
-    with the highest mean, over its observed sites, of the cM between the mismatches that enclose
-    the site (0 at a mismatch); a target's states are the union over windows.
+    The score of a haplotype in a window is the mean, over the window's observed sites, of the cM
+    between the mismatches that enclose the site; 0 at a mismatch.
 
     Args:
-        reference: n haplotypes, J observed sites.
+        at_observed: uint8 [J, n], alleles at the observed sites of a chromosome.
         targets: int8 [T, J]; -1 is missing and matches all.
-        cm: float64 [L].
-        window: int64 [L], number of the window of each site, from 0, not decreasing.
-        exclude: int64 [T, e], haplotypes a target must not copy from; -1 for none.
-        all_states: see above.
-        per_window: see above.
+        cm: float64 [J].
+        window: int64 [J], number of each observed site's window, from 0, not decreasing.
+        n_windows: W.
+        per_window: haplotypes kept per window.
+
+    Returns:
+        int32 [T, W, per_window]: haplotype numbers; -1 where fewer have a score above 0.
     """
-    kept = np.ones((len(targets), reference.n_haplotypes), dtype=bool)
-    if reference.n_haplotypes > all_states:
-        kept = _longest_runs(
-            np.ascontiguousarray(reference.at_observed.T),
+    return np.asarray(
+        _longest_runs(
+            np.ascontiguousarray(at_observed.T),
             np.ascontiguousarray(targets),
-            cm[reference.observed],
-            window[reference.observed],
-            int(window[-1]) + 1,
-            per_window,
+            cm,
+            window,
+            n_windows,
+            min(per_window, at_observed.shape[1]),
         )
-    if exclude is not None:
-        for target, numbers in enumerate(exclude):
-            kept[target, numbers[numbers >= 0]] = False
+    )
+
+
+def select_states(
+    n_haplotypes: int,
+    n_targets: int,
+    runs: NDArray[np.int32] | None = None,
+    exclude: NDArray[np.int64] | None = None,
+) -> States:
+    """The states of each target: all haplotypes, or the union of ``runs`` over windows.
+
+    Args:
+        n_haplotypes: n.
+        n_targets: T.
+        runs: int32 [T, W, k] of :func:`longest_runs`, of the windows around; all states if None.
+        exclude: int64 [T, e], haplotypes a target must not copy from; -1 for none.
+    """
+    kept = np.full((n_targets, n_haplotypes), runs is None)
+    for target in range(n_targets):
+        if runs is not None:
+            numbers = runs[target][runs[target] >= 0]
+            kept[target, numbers if len(numbers) else slice(None)] = True
+        if exclude is not None:
+            kept[target, exclude[target][exclude[target] >= 0]] = False
     return States.of(kept)
 
 
@@ -147,15 +177,15 @@ def copying_probability(
     states: States | None = None,
     bank: tuple[tuple[float, float], ...] = DEFAULT_BANK,
 ) -> NDArray[np.float32]:
-    """P(ALT) of target haplotypes at every site, averaged over a bank of settings.
+    """P(ALT) of target haplotypes at every core site, averaged over a bank of settings.
 
     Where the target has a call, that call; a missing call is imputed like a masked site.
 
     Args:
-        reference: n haplotypes over L sites, J observed.
+        reference: n haplotypes, J observed sites, L core sites.
         targets: int8 [T, J], alleles at the observed sites; -1 is missing.
-        cm: float64 [L], not decreasing.
-        bp: int64 [L].
+        cm: float64, of every site of the context; not decreasing.
+        bp: int64, likewise.
         states: what each target copies from; all haplotypes if None.
         bank: pairs (c, ε).
 
@@ -164,12 +194,13 @@ def copying_probability(
     """
     if states is None:
         states = States.of(np.ones((len(targets), reference.n_haplotypes), dtype=bool))
-    total = np.zeros((len(targets), len(cm)), dtype=np.float32)
+    total = np.zeros((len(targets), len(reference.minor_is_alt)), dtype=np.float32)
     for rate, error in bank:
         g = genetic_coordinate(cm, bp, rate, reference.n_haplotypes)
         _forward_backward(
             reference.observed,
             reference.at_observed,
+            reference.core,
             reference.carried,
             reference.carriers,
             reference.first,
@@ -199,11 +230,12 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @_compiled
 def _forward_backward(  # noqa: PLR0912, PLR0915 - a kernel: calls would keep arrays from registers
-    observed: Any, at_observed: Any, carried: Any, carriers: Any, first: Any, minor_is_alt: Any,
-    state_list: Any, state_first: Any, targets: Any, g: Any, ratio: Any, total: Any,
+    observed: Any, at_observed: Any, core: Any, carried: Any, carriers: Any, first: Any,
+    minor_is_alt: Any, state_list: Any, state_first: Any, targets: Any, g: Any, ratio: Any,
+    total: Any,
 ) -> None:  # fmt: skip
     n_observed, n_haplotypes = at_observed.shape
-    n_sites = len(g)
+    core_end = core + len(minor_is_alt)
     one = np.float32(1.0)
     zero = np.float32(0.0)
     for t in numba.prange(len(targets)):
@@ -241,12 +273,10 @@ def _forward_backward(  # noqa: PLR0912, PLR0915 - a kernel: calls would keep ar
         backward = np.ones(n, dtype=np.float32)
         product = np.empty(n, dtype=np.float32)
         flat = np.full(n, prior, dtype=np.float32)
-        end = n_sites
         for gap in range(n_observed, -1, -1):
             # The gap's sites lie between observed sites gap - 1 and gap.
-            begin = observed[gap - 1] + 1 if gap > 0 else 0
-            if gap < n_observed:
-                end = observed[gap]
+            begin = max(observed[gap - 1] + 1, core) if gap > 0 else core
+            end = min(observed[gap], core_end) if gap < n_observed else core_end
             row = forward[gap - 1] if gap > 0 else flat
             both, ahead, behind = zero, zero, zero
             if begin < end:
@@ -267,8 +297,9 @@ def _forward_backward(  # noqa: PLR0912, PLR0915 - a kernel: calls would keep ar
                 a, b = (one - r1) / ahead, r1 * prior
                 c, d = (one - r2) * np.float32(n) / behind, r2
                 sum_both, sum_ahead, sum_behind, count = zero, zero, zero, zero
-                if first[site + 1] - first[site] <= n:
-                    for i in range(first[site], first[site + 1]):
+                at = site - core
+                if first[at + 1] - first[at] <= n:
+                    for i in range(first[at], first[at + 1]):
                         k = place[carriers[i]]
                         if k >= 0:
                             sum_both += product[k]
@@ -277,14 +308,14 @@ def _forward_backward(  # noqa: PLR0912, PLR0915 - a kernel: calls would keep ar
                             count += one
                 else:
                     for k in range(n):
-                        if carried[site, own[k]]:
+                        if carried[at, own[k]]:
                             sum_both += product[k]
                             sum_ahead += row[k]
                             sum_behind += backward[k]
                             count += one
                 above = a * c * sum_both + a * d * sum_ahead + b * c * sum_behind + b * d * count
                 below = a * c * both + a * d * ahead + b * c * behind + b * d * np.float32(n)
-                total[t, site] += above / below
+                total[t, at] += above / below
             if gap == 0:
                 break
             site = observed[gap - 1]
@@ -295,21 +326,24 @@ def _forward_backward(  # noqa: PLR0912, PLR0915 - a kernel: calls would keep ar
             if gap < n_observed:
                 switch = np.float32(1.0 - np.exp(g[site] - g[observed[gap]]))
             keep = (one - switch) * np.float32(n) / behind
-            call = targets[t, gap - 1]
-            if call >= 0:
+            at = site - core
+            outside = at < 0 or at >= len(minor_is_alt)
+            if outside or targets[t, gap - 1] >= 0:
                 for k in range(n):
                     backward[k] = (backward[k] * keep + switch) * weight[alleles[k]]
-                total[t, site] += one if (call == 1) == minor_is_alt[site] else zero
+                if not outside:
+                    agrees = (targets[t, gap - 1] == 1) == minor_is_alt[at]
+                    total[t, at] += one if agrees else zero
                 continue
             above, below = zero, zero
             for k in range(n):
                 backward[k] = backward[k] * keep + switch
                 below += row[k] * backward[k]
-            for i in range(first[site], first[site + 1]):
+            for i in range(first[at], first[at + 1]):
                 k = place[carriers[i]]
                 if k >= 0:
                     above += row[k] * backward[k]
-            total[t, site] += above / below
+            total[t, at] += above / below
 
 
 @_compiled
@@ -317,7 +351,7 @@ def _longest_runs(
     haplotypes: Any, targets: Any, cm: Any, window: Any, n_windows: Any, per_window: Any
 ) -> Any:
     n, n_observed = haplotypes.shape
-    kept = np.zeros((len(targets), n), dtype=np.bool_)
+    chosen = np.full((len(targets), n_windows, per_window), -1, dtype=np.int32)
     for t in numba.prange(len(targets)):
         score = np.zeros((n_windows, n), dtype=np.float32)
         for k in range(n):
@@ -326,21 +360,22 @@ def _longest_runs(
                 at_end = j == n_observed
                 if at_end or (targets[t, j] >= 0 and haplotypes[k, j] != targets[t, j]):
                     # A run of matches [start, j) ends; it is enclosed by mismatches or the ends.
-                    left = cm[start - 1] if start > 0 else cm[0]
-                    right = cm[n_observed - 1] if at_end else cm[j]
-                    length = np.float32(right - left)
-                    for i in range(start, j):
-                        score[window[i], k] += length
+                    if start < j:
+                        left = cm[start - 1] if start > 0 else cm[0]
+                        right = cm[n_observed - 1] if at_end else cm[j]
+                        length = np.float32(right - left)
+                        for i in range(start, j):
+                            score[window[i], k] += length
                     start = j + 1
         for w in range(n_windows):
-            if n <= per_window:
-                kept[t, :] = True
-                continue
             threshold = np.partition(score[w], n - per_window)[n - per_window]
-            for k in range(n):
-                # A window without observed sites tells nothing: its neighbours choose.
-                if score[w, k] >= threshold and score[w, k] > 0:
-                    kept[t, k] = True
-        if not kept[t].any():
-            kept[t, :] = True
-    return kept
+            count = 0
+            # Those above the threshold first, so that ties at it cannot push them out.
+            for above in (True, False):
+                for k in range(n):
+                    high = score[w, k] > threshold if above else score[w, k] == threshold
+                    # A window without observed sites tells nothing: its neighbours choose.
+                    if high and score[w, k] > 0 and count < per_window:
+                        chosen[t, w, count] = k
+                        count += 1
+    return chosen

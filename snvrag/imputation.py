@@ -27,6 +27,7 @@ from snvrag.copying import (
     DEFAULT_BANK,
     Reference,
     copying_probability,
+    longest_runs,
     select_states,
     set_threads,
 )
@@ -58,6 +59,7 @@ _FLANK_CM = 2.0
 _CORE_WINDOWS = 64
 # With state selection a chunk's states are a union over its windows, so fewer are better.
 _CORE_WINDOWS_SELECTED = 8
+_STATE_FLANK_WINDOWS = 3
 _BLOCK_SITES = 1024
 _SCALE = 65_535
 Progress = Callable[[str, int, int], None]
@@ -148,7 +150,8 @@ def impute(
         haplotypes.report_excluded(excluded)
         wanted = _wanted_rows(opened, regions)
         cm = _centimorgans(opened, maps)
-        chunks = plan_chunks(opened, cm, wanted, max_memory or DEFAULT_MEMORY)
+        memory = max_memory or DEFAULT_MEMORY
+        chunks = plan_chunks(opened, cm, wanted, memory, len(haplotypes.match.panel_rows))
         identity = {
             "format_name": "snvrag-impute",
             "version": __version__,
@@ -164,8 +167,14 @@ def impute(
         with _work_directory(folder, identity, force=force) as parts:
             exclude = None if allow_self else haplotypes.own_haplotypes(opened)
             reused = 0
+            work: ChromosomeWork | None = None
             for done, chunk in enumerate(chunks, start=1):
-                reused += _impute_chunk(parts, chunk, opened, haplotypes, cm, exclude)
+                if _part(parts, chunk).exists():
+                    reused += 1
+                else:
+                    if work is None or work.chrom != chunk.chrom:
+                        work = ChromosomeWork.prepare(opened, haplotypes, cm, chunk, exclude)
+                    _impute_chunk(_part(parts, chunk), chunk, opened, haplotypes, cm, work)
                 if progress:
                     progress("imputing", done, len(chunks))
             index = _write(output, opened, haplotypes, wanted, chunks, parts, hds, progress)
@@ -229,7 +238,11 @@ def _centimorgans(panel: Panel, maps: GeneticMap) -> NDArray[np.float64]:
 
 
 def plan_chunks(
-    panel: Panel, cm: NDArray[np.float64], wanted: NDArray[np.bool_], memory: int
+    panel: Panel,
+    cm: NDArray[np.float64],
+    wanted: NDArray[np.bool_],
+    memory: int,
+    n_observed: int,
 ) -> list[Chunk]:
     """Cut the wanted windows into chunks that fit ``memory`` bytes.
 
@@ -239,8 +252,18 @@ def plan_chunks(
     plan = WindowPlan.from_chromosomes(panel.chromosomes(), WindowConfig())
     selected = panel.n_haplotypes > ALL_STATES
     largest = _CORE_WINDOWS_SELECTED if selected else _CORE_WINDOWS
-    # Alleles as read, by site and at observed sites, and the forward variables of two threads.
-    per_site = panel.n_haplotypes * (3 + 2 * 4 * (0.1 if selected else 1.0))
+    density = n_observed / panel.n_sites
+    # Observed alleles of the chromosome, twice while runs are searched.
+    held = 2 * n_observed * panel.n_haplotypes
+    # Core alleles as read and by site; forward variables of two threads over the context.
+    per_core = 5 * panel.n_haplotypes
+    per_context = 2 * 4 * density * panel.n_haplotypes * (0.1 if selected else 1.0)
+
+    def needed(first: int, last: int) -> float:
+        bounds = _flanks(plan, cm, first, last)
+        core = plan.windows[last].end - plan.windows[first].start
+        return held + per_core * core + per_context * (bounds[1] - bounds[0])
+
     chunks: list[Chunk] = []
     number = 0
     while number < plan.num_windows:
@@ -249,21 +272,20 @@ def plan_chunks(
             number += 1
             continue
         last = number
-        bounds = _flanks(plan, cm, number, last)
-        if (bounds[1] - bounds[0]) * per_site > memory:
-            needed = (bounds[1] - bounds[0]) * per_site / 2**20
+        if needed(number, last) > memory:
+            megabytes = needed(number, last) / 2**20
             raise UsageError(
-                f"--max-memory: one window and its flanks need about {needed:,.0f} MB",
-                f"give at least --max-memory {needed + 100:.0f}M",
+                f"--max-memory: one window with its flanks needs about {megabytes:,.0f} MB",
+                f"give at least --max-memory {megabytes + 100:.0f}M",
             )
         while last + 1 < plan.num_windows and last + 1 - number < largest:
             following = plan.windows[last + 1]
             if following.chrom != window.chrom or not wanted[following.start : following.end].any():
                 break
-            wider = _flanks(plan, cm, number, last + 1)
-            if (wider[1] - wider[0]) * per_site > memory:
+            if needed(number, last + 1) > memory:
                 break
-            last, bounds = last + 1, wider
+            last += 1
+        bounds = _flanks(plan, cm, number, last)
         chunks.append(
             Chunk(len(chunks), str(window.chrom), window.start, plan.windows[last].end, *bounds)
         )
@@ -340,40 +362,92 @@ def _part(folder: Path, chunk: Chunk) -> Path:
     return folder / f"part-{chunk.number:05d}.npy"
 
 
+@dataclass(frozen=True, slots=True)
+class ChromosomeWork:
+    """What all chunks of a chromosome share: observed alleles and the runs that choose states."""
+
+    chrom: str
+    start: int
+    """The chromosome's first panel row."""
+    at_observed: NDArray[np.uint8]
+    """uint8 [J, n]: panel alleles at the chromosome's observed sites."""
+    observed: NDArray[np.int64]
+    """int64 [J]: their panel rows."""
+    runs: NDArray[np.int32] | None
+    """int32 [H, windows, k]; None where all haplotypes are states."""
+    exclude: NDArray[np.int64] | None
+
+    @classmethod
+    def prepare(
+        cls,
+        panel: Panel,
+        target: TargetHaplotypes,
+        cm: NDArray[np.float64],
+        chunk: Chunk,
+        exclude: NDArray[np.int64] | None,
+    ) -> "ChromosomeWork":
+        """Read the observed alleles of a chunk's chromosome and search the runs."""
+        start = 0
+        for name, n_sites in panel.chromosomes():
+            if name == chunk.chrom:
+                break
+            start += n_sites
+        end = start + n_sites
+        size = WindowConfig().window_size
+        mask, calls = target.observed(start, end)
+        rows = start + np.flatnonzero(mask)
+        parts = [
+            panel.alleles(a, min(a + size, end))[:, mask[a - start : a - start + size]].T
+            for a in range(start, end, size)
+        ]
+        at_observed = np.ascontiguousarray(np.concatenate(parts))
+        runs = None
+        if panel.n_haplotypes > ALL_STATES and len(rows):
+            number = ((rows - start) // size).astype(np.int64)
+            runs = longest_runs(at_observed, calls, cm[rows], number, -(-n_sites // size))
+        return cls(chunk.chrom, start, at_observed, rows, runs, exclude)
+
+
 def _impute_chunk(
-    folder: Path,
+    path: Path,
     chunk: Chunk,
     panel: Panel,
     target: TargetHaplotypes,
     cm: NDArray[np.float64],
-    exclude: NDArray[np.int64] | None,
-) -> bool:
-    """Make one part, unless it is there; returns whether it was."""
-    path = _part(folder, chunk)
-    if path.exists():
-        return True
+    work: ChromosomeWork,
+) -> None:
+    """Make the part of one chunk."""
     rows = slice(chunk.first, chunk.last)
-    observed, calls = target.observed(chunk.first, chunk.last)
-    reference = Reference.of(panel.alleles(chunk.first, chunk.last), observed)
-    window = (np.arange(chunk.last - chunk.first) // WindowConfig().window_size).astype(np.int64)
-    many = ALL_STATES if len(reference.observed) else reference.n_haplotypes
-    core = slice(chunk.start - chunk.first, chunk.end - chunk.first)
+    low, high = np.searchsorted(work.observed, [chunk.first, chunk.last])
+    reference = Reference.of_core(
+        panel.alleles(chunk.start, chunk.end),
+        chunk.start - chunk.first,
+        work.observed[low:high] - chunk.first,
+        work.at_observed[low:high],
+    )
+    _, calls = target.observed(chunk.first, chunk.last)
+    size = WindowConfig().window_size
+    near = slice(
+        max(0, (chunk.start - work.start) // size - _STATE_FLANK_WINDOWS),
+        -(-(chunk.end - work.start) // size) + _STATE_FLANK_WINDOWS,
+    )
     n = target.n_haplotypes
     result = np.empty((chunk.end - chunk.start, n), dtype=np.uint16)
-    batch = max(1, (256 << 20) // (8 * (chunk.last - chunk.first)))
+    batch = max(1, (128 << 20) // (8 * (chunk.end - chunk.start)))
     for first in range(0, n, batch):
         some = slice(first, min(first + batch, n))
-        own = None if exclude is None else exclude[some]
         states = select_states(
-            reference, calls[some], cm[rows], window, exclude=own, all_states=many
+            reference.n_haplotypes,
+            some.stop - some.start,
+            None if work.runs is None else work.runs[some, near],
+            None if work.exclude is None else work.exclude[some],
         )
         found = copying_probability(
             reference, calls[some], cm[rows], panel.positions[rows], states=states
         )
-        result[:, some] = np.rint(found[:, core].T.astype(np.float64) * _SCALE)
+        result[:, some] = np.rint(found.T.astype(np.float64) * _SCALE)
     with atomic_file(path) as temporary, temporary.open("wb") as handle:
         np.save(handle, result, allow_pickle=False)
-    return False
 
 
 def _write(

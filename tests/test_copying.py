@@ -7,6 +7,7 @@ from snvrag.copying import (
     States,
     copying_probability,
     genetic_coordinate,
+    longest_runs,
     select_states,
 )
 
@@ -125,41 +126,51 @@ def slow_scores(alleles, calls, cm, columns, window):
     return scores
 
 
-def test_states_are_those_with_the_longest_runs_per_window():
+def test_runs_choose_the_haplotypes_with_the_highest_scores_per_window():
     alleles, observed, calls, cm, _ = make_case(7, n=60, sites=120)
     window = np.repeat(np.arange(4), 30)
     columns = np.flatnonzero(observed)
-    states = select_states(
-        Reference.of(alleles, observed), calls, cm, window, all_states=10, per_window=5
-    )
+    at_observed = np.ascontiguousarray(alleles[:, columns].T)
+    runs = longest_runs(at_observed, calls, cm[columns], window[columns], 4, per_window=5)
     for t in range(len(calls)):
         scores = slow_scores(alleles, calls[t], cm, columns, window)
-        expected = set()
-        for row in scores:
-            threshold = np.sort(row)[-5]
-            expected |= set(np.flatnonzero((row >= threshold - 1e-6) & (row > 0)).tolist())
-        found = states.haplotypes[states.first[t] : states.first[t + 1]].tolist()
-        assert set(found) == expected
+        for w, row in enumerate(scores):
+            found = runs[t, w][runs[t, w] >= 0]
+            assert len(set(found.tolist())) == len(found) == min(5, (row > 0).sum())
+            best = np.sort(row)[::-1][: len(found)]
+            np.testing.assert_allclose(np.sort(row[found])[::-1], best, rtol=1e-4)
 
 
-def test_small_panels_keep_all_states_but_the_excluded():
-    alleles, observed, calls, cm, _ = make_case(8)
-    exclude = np.array([[0, 1], [2, -1], [-1, -1], [5, 5], [29, 0]])
-    window = np.zeros(len(cm), dtype=np.int64)
-    states = select_states(Reference.of(alleles, observed), calls, cm, window, exclude=exclude)
+def test_states_are_the_union_of_runs_or_all_but_never_the_excluded():
+    exclude = np.array([[0, 1], [2, -1], [-1, -1]])
+    whole = select_states(30, 3, exclude=exclude)
+    runs = np.array([[[0, 4], [4, 9]], [[-1, -1], [7, -1]], [[-1, -1], [-1, -1]]], dtype=np.int32)
+    some = select_states(30, 3, runs, exclude)
+    expected = ({4, 9}, {7}, set(range(30)))
     for t, numbers in enumerate(exclude):
-        found = set(states.haplotypes[states.first[t] : states.first[t + 1]].tolist())
-        assert found == set(range(30)) - set(numbers.tolist())
+        found = whole.haplotypes[whole.first[t] : whole.first[t + 1]].tolist()
+        assert set(found) == set(range(30)) - set(numbers.tolist())
+        found = some.haplotypes[some.first[t] : some.first[t + 1]].tolist()
+        assert set(found) == expected[t]
+
+
+def test_a_core_gets_what_the_whole_context_gives_it():
+    alleles, observed, calls, cm, bp = make_case(11, missing=0.2)
+    whole = copying_probability(Reference.of(alleles, observed), calls, cm, bp)
+    columns = np.flatnonzero(observed)
+    at_observed = np.ascontiguousarray(alleles[:, columns].T)
+    for start, end in ((0, 80), (0, 20), (30, 55), (79, 80)):
+        part = Reference.of_core(alleles[:, start:end], start, columns, at_observed)
+        found = copying_probability(part, calls, cm, bp)
+        np.testing.assert_allclose(found, whole[:, start:end], atol=1e-6)
 
 
 def test_own_haplotypes_do_not_answer_for_themselves():
     """A target that is in the panel is imputed as if it were not."""
     alleles, observed, _, cm, bp = make_case(9)
     calls = alleles[:4, observed].astype(np.int8)
-    window = np.zeros(len(cm), dtype=np.int64)
-    exclude = np.arange(4)[:, None]
     reference = Reference.of(alleles, observed)
-    states = select_states(reference, calls, cm, window, exclude=exclude)
+    states = select_states(len(alleles), 4, exclude=np.arange(4)[:, None])
     before = copying_probability(reference, calls, cm, bp, states=states)
     changed = alleles.copy()
     changed[0, ~observed] ^= 1
