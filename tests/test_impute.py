@@ -8,7 +8,7 @@ import pytest
 from conftest import mosaic, write_vcf
 from helpers_vcf import write_vcf_rows
 
-from snvrag import imputation
+from snvrag import chunks, imputation
 from snvrag.conversion import convert
 from snvrag.dosage import estimated_r2
 from snvrag.errors import InputError, MismatchError, OutputError, UsageError
@@ -244,8 +244,8 @@ def test_regions_write_the_same_dosages_for_their_sites(case, tmp_path):
 
 @pytest.fixture
 def short_flanks(monkeypatch):
-    """Flanks of one window, so that a small case has several chunks."""
-    monkeypatch.setattr(imputation, "_FLANK_CM", 1e-9)
+    """Flanks of two windows, so that a small case has several chunks."""
+    monkeypatch.setattr(chunks, "_FLANK_CM", 0.08)
 
 
 @pytest.mark.usefixtures("short_flanks")
@@ -256,9 +256,9 @@ def test_less_memory_means_more_chunks_and_the_same_result(case, tmp_path):
     assert many.chunks > 1
     a, b = read(tmp_path / "one.vcf.gz"), read(tmp_path / "many.vcf.gz")
     difference = np.abs(np.array([x.dosage - y.dosage for x, y in zip(a, b, strict=True)]))
-    # The flanks are one window here, far below the 2 cM of a real run.
+    # The flanks are 0.08 cM here, far below the 2 cM of a real run.
     assert difference.mean() < 1e-3
-    assert difference.max() < 0.15
+    assert difference.max() < 0.05
     with pytest.raises(UsageError, match="--max-memory"):
         run(case, tmp_path, "no.vcf.gz", max_memory=1000)
 
@@ -383,6 +383,7 @@ def test_scikit_allel_reads_it(case, tmp_path):
 def test_state_selection_hardly_changes_the_result(case, tmp_path, monkeypatch):
     run(case, tmp_path, "all.vcf.gz")
     monkeypatch.setattr(imputation, "ALL_STATES", 20)
+    monkeypatch.setattr(chunks, "ALL_STATES", 20)
     run(case, tmp_path, "some.vcf.gz")
     r2 = [
         evaluate(tmp_path / f"{n}.vcf.gz", case / "truth.vcf", case / "panel.h5").all.aggregate_r2

@@ -11,7 +11,17 @@ ORDER = (
     *("errors", "provenance", "config", "sites", "genetic_map", "dosage", "windows", "masking"),
     *("tokens", "vcf", "panel", "conversion", "retrieval", "index_store", "copying", "evidence"),
     *("model", "distributed", "checkpoint", "metrics", "dataset", "run_folder", "observer"),
-    *("training", "target", "imputation", "evaluation", "plots", "verification", "example", "cli"),
+    *(
+        "training",
+        "target",
+        "chunks",
+        "imputation",
+        "evaluation",
+        "plots",
+        "verification",
+        "example",
+        "cli",
+    ),
 )
 FOLDERS = ("cli", "vcf")
 OWNERS = {
