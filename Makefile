@@ -25,6 +25,10 @@ demo: $(READY)
 	$(BIN)/snvrag build-index $(DEMO)/panel.h5 --windows 0-2 --force
 	$(BIN)/snvrag train $(DEMO)/panel.h5 -o $(DEMO)/run --preset tiny --epochs 2 --force
 	$(BIN)/snvrag verify $(DEMO)/panel.h5.index/ --deep
+	$(BIN)/snvrag impute snvrag/example_data/target.vcf.gz -r $(DEMO)/panel.h5 \
+	    --map snvrag/example_data/genetic_map.plink.map -o $(DEMO)/imputed.vcf.gz --force
+	$(BIN)/snvrag evaluate $(DEMO)/imputed.vcf.gz snvrag/example_data/truth.vcf.gz \
+	    -r $(DEMO)/panel.h5 --plot $(DEMO)/accuracy.png --force
 
 test: $(READY)
 	$(BIN)/python -m pytest

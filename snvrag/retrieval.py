@@ -88,6 +88,12 @@ def check_faiss() -> None:
         raise UsageError("the installed faiss module is incomplete", hint)
 
 
+def set_threads(threads: int | None) -> None:
+    """Limit the CPU threads of searches; results do not depend on them."""
+    if threads is not None:
+        faiss.omp_set_num_threads(threads)
+
+
 def packed_bytes(n_sites: int) -> int:
     """Bytes of one haplotype of ``n_sites`` alleles."""
     return -(-n_sites // 8)

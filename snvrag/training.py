@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from snvrag import retrieval
 from snvrag.checkpoint import (
     WEIGHTS,
     checkpoints,
@@ -119,6 +120,7 @@ def train(
             trainer = Trainer(
                 opened, store, plan, config, output, resolve_device(device), started, observer
             )
+            retrieval.set_threads(threads)
             trainer.start(set_threads(threads), max_memory, resume=resume, tensorboard=tensorboard)
             return trainer.run()
 

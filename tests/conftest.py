@@ -4,8 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from snvrag.conversion import convert
+
+# Networks this small are faster on one thread, far more so on a machine with other work.
+torch.set_num_threads(1)
 
 DEV = Path(__file__).resolve().parents[2] / "shared" / "data" / "chr20" / "dev"
 
