@@ -1,7 +1,7 @@
 """``convert``: a phased VCF/BCF becomes the HDF5 reference panel, frequencies included."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from snvrag.errors import InputError
 from snvrag.panel import FREQUENCIES, GLOBAL, PanelWriter
-from snvrag.provenance import atomic_file, check_output_file, provenance, sha256_file
+from snvrag.provenance import (
+    Progress,
+    atomic_file,
+    check_output_file,
+    provenance,
+    read_lines,
+    sha256_file,
+)
 from snvrag.sites import Region
 from snvrag.vcf import GenotypeBlock, GenotypeReader, SampleSelection
 
@@ -18,8 +25,6 @@ from snvrag.vcf import GenotypeBlock, GenotypeReader, SampleSelection
 _BLOCK_BYTES = 24 * 2**20
 _BLOCK_SITES = 512
 _MAX_BLOCKS = 8
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,10 +288,7 @@ def read_populations(path: Path) -> dict[str, str]:
     Raises:
         InputError: unreadable, a line with too few columns, or a sample listed twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error})") from error
+    lines = read_lines(path)
     rows = [(n, line.split()) for n, line in enumerate(lines, start=1) if line.strip()]
     header = [name.lower().lstrip("#") for name in rows[0][1]] if rows else []
     sample_column, column = 0, 2 if rows and len(rows[0][1]) > 2 else 1

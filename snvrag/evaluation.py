@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from snvrag.dosage import PooledR2, minor_allele_frequency
 from snvrag.errors import InputError, UsageError
 from snvrag.panel import Panel
+from snvrag.provenance import read_lines
 from snvrag.sites import plain_chromosome
 from snvrag.vcf import DosageReader
 
@@ -175,10 +176,7 @@ def _observed_sites(path: Path) -> set[tuple[str, int]]:
         finally:
             reader.close()
     found = set()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error})") from error
+    lines = read_lines(path)
     for number, line in enumerate(lines, start=1):
         fields = line.split()
         if not fields or line.startswith("#"):

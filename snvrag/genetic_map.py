@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError
+from snvrag.provenance import read_lines
 from snvrag.sites import plain_chromosome
 
 CM_PER_MB = 1.0
@@ -28,10 +29,7 @@ class GeneticMap:
         Raises:
             InputError: unreadable, in no known form, or not sorted; names the line.
         """
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read as text ({error})") from error
+        lines = read_lines(path)
         rows = [(n, line.split()) for n, line in enumerate(lines, start=1) if line.strip()]
         if not rows:
             raise InputError(f"{path}: is empty", f"give a map as {_FORMS}")

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from snvrag.errors import InputError, MismatchError, OutputError, UsageError
 from snvrag.genetic_map import GeneticMap
 from snvrag.panel import Panel
 from snvrag.provenance import (
+    Progress,
     atomic_file,
     check_output_file,
     digest_json,
@@ -58,7 +59,6 @@ DEFAULT_MEMORY = 2 * 2**30
 _STATE_FLANK_WINDOWS = 3
 _BLOCK_SITES = 1024
 _SCALE = 65_535
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from snvrag.errors import InputError, MismatchError, OutputError, SnvragError, U
 from snvrag.masking import validation_mask
 from snvrag.panel import Panel
 from snvrag.provenance import (
+    Progress,
     atomic_file,
     digest_json,
     prepare_output_folder,
@@ -60,7 +61,6 @@ _OTHERS = {"kind": str, "panel_digest": str, "settings": dict, "windows": dict}
 _FLUSH_SHARE = 64
 _FLUSH_SECONDS = 1.0
 _CHOOSE_ANOTHER = "choose another index folder with -i"
-Progress = Callable[[str, int, int], None]
 
 
 def default_index_dir(panel: Path) -> Path:

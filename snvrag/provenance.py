@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from typing import Any
 from snvrag import __version__
 from snvrag.errors import InputError, OutputError
 
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(task, done, total)``; a total of 0 is unknown."""
 MAX_JSON_BYTES = 64 * 2**20
 
 
@@ -138,6 +140,18 @@ def write_json(path: Path, data: object) -> None:
     """Write ``data`` as indented JSON, atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file.
+
+    Raises:
+        InputError: the file is absent or not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error})", "give a text file") from error
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError, UsageError
+from snvrag.provenance import read_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,7 @@ def read_regions_file(path: Path) -> list[Region]:
         InputError: the file is unreadable, has a malformed line, or lists no region.
     """
     bed = path.name.endswith(".bed")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error})", "give a text file") from error
+    lines = read_lines(path)
     regions = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):

@@ -3,7 +3,6 @@
 import re
 import shlex
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from snvrag.config import SOS_TOKENS, WindowConfig
 from snvrag.errors import InputError, SnvragError
 from snvrag.index_store import COUNTS, MANIFEST, Manifest
 from snvrag.panel import Panel
+from snvrag.provenance import Progress
 from snvrag.retrieval import BinaryIndex, index_name, packed_bytes, read_faiss, read_index_file
 from snvrag.windows import WindowPlan
 
-Progress = Callable[[str, int, int], None]
 _INDEX_NAME = re.compile(r"index_(\d+)\.faiss")
 _SHOWN = 8
 

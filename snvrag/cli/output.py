@@ -20,8 +20,8 @@ from snvrag.cli.options import Common
 from snvrag.errors import OutputError
 
 if TYPE_CHECKING:
-    from snvrag.index_store import Progress
     from snvrag.observer import TrainReport
+    from snvrag.provenance import Progress
 
 _STATUS_SECONDS = 10.0
 _NUMBER = re.compile(r"[\d.,…]+")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError, UsageError
+from snvrag.provenance import read_lines
 from snvrag.sites import Region
 from snvrag.vcf.files import check_complete, contig_lengths, contigs_of, formats, index_of, open_vcf
 
@@ -52,10 +53,7 @@ class SampleSelection:
     def from_file(cls, text: str) -> "SampleSelection":
         """Read one sample a line from ``FILE`` or ``^FILE``, as bcftools ``-S`` does."""
         path = Path(text.removeprefix("^"))
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read as text ({error})") from error
+        lines = read_lines(path)
         names = tuple(line.split()[0] for line in lines if line.strip())
         if not names:
             raise InputError(f"{path}: lists no sample", "write one sample ID a line")
