@@ -35,13 +35,14 @@ def plan_chunks(
     wanted: NDArray[np.bool_],
     memory: int,
     n_observed: int,
+    windows: WindowConfig,
 ) -> list[Chunk]:
     """Cut the wanted windows into chunks that fit ``memory`` bytes.
 
     Raises:
         UsageError: not even one window with its flanks fits.
     """
-    plan = WindowPlan.from_chromosomes(panel.chromosomes(), WindowConfig())
+    plan = WindowPlan.from_chromosomes(panel.chromosomes(), windows)
     selected = panel.n_haplotypes > ALL_STATES
     largest = _CORE_WINDOWS_SELECTED if selected else _CORE_WINDOWS
     density = n_observed / panel.n_sites

@@ -69,20 +69,23 @@ class MaskConfig:
         _require(0.0 <= self.rare_threshold <= 0.5, "--rare-threshold: lies between 0 and 0.5")
 
 
+NETWORKS = ("bert", "light")
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Shape of the network; see ``docs/model.md`` for the equations."""
 
+    network: str = "bert"
+    """``bert`` is the transformer over a window, ``light`` a perceptron over each site."""
     dims: int = 64
-    """Width D of every token's vector."""
+    """Width D of every token's vector, or of the perceptron's layers."""
     layers: int = 2
-    """Transformer blocks."""
+    """Transformer blocks, or layers of the perceptron."""
     heads: int = 2
     """Attention heads; divides ``dims``."""
     k: int = 4
-    """Retrieved haplotypes that are encoded and fused, per query haplotype."""
-    evidence_k: int = 32
-    """Retrieved haplotypes that only the evidence features look at; at least 8, at least ``k``."""
+    """Retrieved haplotypes that are encoded and fused, per query haplotype; not in ``light``."""
     af_frequencies: int = 16
     """Learned Fourier frequencies of the allele-frequency encoder."""
     dropout: float = 0.1
@@ -95,14 +98,12 @@ class ModelConfig:
             f"--dims {self.dims} is no even multiple of --heads {self.heads}",
             "the heads share the dims evenly, and the position code needs pairs of dims",
         )
-        _require(
-            self.evidence_k >= max(8, self.k),
-            f"--evidence-k {self.evidence_k}: must be at least 8 and at least --k {self.k}",
-        )
+        _require(self.network in NETWORKS, f"network {self.network!r}: one of bert, light")
         _require(0.0 <= self.dropout < 1.0, f"--dropout {self.dropout}: lies in [0, 1)")
 
 
 PRESETS: Mapping[str, ModelConfig] = {
+    "light": ModelConfig(network="light", dims=64, layers=3, heads=1, k=1, dropout=0.0),
     "tiny": ModelConfig(dims=64, layers=2, heads=2, k=4, dropout=0.0),
     "small": ModelConfig(dims=128, layers=4, heads=4, k=4, dropout=0.05),
     "base": ModelConfig(dims=384, layers=12, heads=12, k=1, af_frequencies=32, dropout=0.1),
@@ -111,13 +112,13 @@ PRESET_NAMES = ("auto", *PRESETS)
 
 
 def resolve_preset(name: str, *, cuda: bool) -> str:
-    """The preset behind ``name``: ``auto`` is ``base`` with CUDA and ``tiny`` without.
+    """The preset behind ``name``: ``auto`` is ``base`` with CUDA and ``light`` without.
 
     Raises:
         UsageError: there is no preset of that name.
     """
     if name == "auto":
-        return "base" if cuda else "tiny"
+        return "base" if cuda else "light"
     _require(
         name in PRESETS, f"--preset {name}: unknown preset", f"one of {', '.join(PRESET_NAMES)}"
     )
@@ -145,12 +146,16 @@ class TrainConfig:
     patience: int = 5
     """Epochs without improvement of the rare-variant metric before training stops."""
     min_delta: float = 0.001
+    epoch_batches: int = 0
+    """Batches per epoch, drawn anew each epoch; 0 is all of them."""
     flank_windows: int = 1
-    """Windows to either side whose observed sites count as evidence."""
+    """Windows to either side whose observed sites may help to rank haplotypes."""
     flank_observed: int = 8
     """Observed sites to either side of the window that help to rank haplotypes."""
     min_observed: int = 40
     """Ranking reaches further into the flanks until it has this many observed sites."""
+    evidence_observed: int = 1500
+    """Most observed sites to either side that the copying model looks at, within 2 cM."""
     validation_fraction: float = 0.1
     """Share of the panel's samples held out for validation."""
     validation_batch: int = 48
@@ -170,8 +175,10 @@ class TrainConfig:
             _require(value >= 1, f"--{name.replace('_', '-')} {value}: must be at least 1")
         for name in (
             "warmup_steps",
+            "epoch_batches",
             "flank_windows",
             "flank_observed",
+            "evidence_observed",
             "min_observed",
             "checkpoint_every",
             "seed",
@@ -189,6 +196,9 @@ class TrainConfig:
 
 # A small network takes small batches and large steps; `base` keeps the original's figures.
 PRESET_TRAINING: Mapping[str, TrainConfig] = {
+    "light": TrainConfig(
+        epochs=10, batch_size=8, lr=2e-3, warmup_steps=100, epoch_batches=300, patience=10
+    ),
     "tiny": TrainConfig(epochs=4, batch_size=16, lr=2e-3, warmup_steps=20),
     "small": TrainConfig(epochs=8, batch_size=24, lr=1e-3, warmup_steps=50),
     "base": TrainConfig(epochs=20, batch_size=72, lr=2e-4, warmup_steps=500, accumulate=2),

@@ -13,17 +13,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snvrag.config import RunConfig
+from snvrag.config import RunConfig, TrainConfig
+from snvrag.copying import (
+    ALL_STATES,
+    REACH_CM,
+    STATE_WINDOWS,
+    Reference,
+    copying_evidence,
+    longest_runs,
+    select_states,
+)
 from snvrag.dosage import leave_one_out_counts
 from snvrag.errors import InputError
-from snvrag.evidence import Retrieved, gather_evidence
+from snvrag.evidence import prior_logit
 from snvrag.index_store import IndexStore
 from snvrag.masking import training_mask, validation_mask
 from snvrag.model import allele_tokens, to_sequence
 from snvrag.panel import Panel
+from snvrag.retrieval import Neighbours
+from snvrag.tokens import ALT
 from snvrag.windows import Window, WindowPlan
 
 MIN_SAMPLES = 3
+_INPUTS = (*("tokens", "af", "row_sample", "retrieved", "distances", "valid", "features", "sign"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +73,17 @@ def split_samples(n_samples: int, fraction: float, seed: int) -> Split:
 
 
 def plan_epoch(
-    samples: NDArray[np.int64], num_windows: int, batch_size: int, seed: int, epoch: int
+    samples: NDArray[np.int64],
+    num_windows: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    limit: int = 0,
 ) -> list[BatchPlan]:
-    """All batches of an epoch: windows shuffled, each window's samples shuffled and in a row.
+    """The batches of an epoch: windows shuffled, each window's samples shuffled and in a row.
 
-    The order depends on ``(seed, epoch)`` alone; every sample meets every window once.
+    The order depends on ``(seed, epoch)`` alone; every sample meets every window once. With a
+    ``limit``, that many of these batches, windows again in a row.
     """
     generator = np.random.default_rng([seed, 1, epoch])
     plans = []
@@ -75,6 +93,9 @@ def plan_epoch(
             BatchPlan(int(window), number, order[first : first + batch_size])
             for number, first in enumerate(range(0, len(order), batch_size))
         ]
+    if 0 < limit < len(plans):
+        chosen = np.sort(generator.choice(len(plans), limit, replace=False))
+        plans = [plans[i] for i in chosen]
     return plans
 
 
@@ -90,7 +111,7 @@ def plan_validation(
 
 
 def ranking_sites(
-    observed: NDArray[np.bool_], first: int, last: int, flank_observed: int, min_observed: int
+    observed: NDArray[np.bool_], first: int, last: int, config: TrainConfig
 ) -> NDArray[np.bool_]:
     """Observed sites that rank haplotypes: the window's, and the nearest ones of its flanks.
 
@@ -101,15 +122,14 @@ def ranking_sites(
         observed: bool [C], over window and flanks.
         first: first column of the window.
         last: one past its last column.
-        flank_observed: observed sites that each flank lends.
-        min_observed: observed sites to reach, where the flanks have them.
+        config: ``flank_observed`` and ``min_observed``.
 
     Returns:
         bool [C], a subset of ``observed``.
     """
     columns = np.flatnonzero(observed)
     low, high = np.searchsorted(columns, [first, last])
-    reach = max(flank_observed, -(-(min_observed - int(high - low)) // 2))
+    reach = max(config.flank_observed, -(-(config.min_observed - int(high - low)) // 2))
     chosen = np.zeros_like(observed)
     chosen[columns[max(0, low - reach) : high + reach]] = True
     return chosen
@@ -136,15 +156,24 @@ class Batch:
     valid: Tensor
     """bool [R, K]."""
     features: Tensor
-    """float32 [R, L, N_FEATURES]."""
-    prior_logit: Tensor
-    """float32 [R, L]."""
+    """float32 [R, L, N_FEATURES]: evidence of the copying model; zero where there is none."""
+    sign: Tensor
+    """float32 [L]: 1 where the minor allele is ALT, -1 where it is REF."""
     nearest: Tensor
     """float32 [R, L]: allele of the nearest haplotype, a baseline."""
     labels: Tensor
     """float32 [R, L]: true alleles."""
     scored: Tensor
     """bool [R, L]: masked sites at which another sample carries each allele."""
+
+    def inputs(self) -> dict[str, Tensor]:
+        """What a network takes; see :meth:`snvrag.model.Network.forward`."""
+        return {name: getattr(self, name) for name in _INPUTS}
+
+    @property
+    def copying_logit(self) -> Tensor:
+        """The copying model's own answer, logit of ALT: float32 [R, L]."""
+        return self.sign * prior_logit(self.features)
 
     @property
     def n_scored(self) -> int:
@@ -176,17 +205,78 @@ class Batch:
             distances=self.distances[rows],
             valid=self.valid[rows],
             features=self.features[rows],
-            prior_logit=self.prior_logit[rows],
+            sign=self.sign,
             nearest=self.nearest[rows],
             labels=self.labels[rows],
             scored=self.scored[rows],
         )
 
 
+def window_alleles(store: IndexStore, window: int, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Alleles of a window's sites for haplotype numbers of any shape: uint8 [..., n]."""
+    unique, inverse = np.unique(ids.clip(min=0), return_inverse=True)
+    found: NDArray[np.uint8] = store.get(window).alleles(unique)
+    return found[inverse.reshape(ids.shape)]
+
+
+def network_inputs(
+    *,
+    alleles: NDArray[np.uint8],
+    masked: NDArray[np.bool_],
+    af: NDArray[np.float32],
+    row_sample: NDArray[np.int64],
+    donors: NDArray[np.uint8],
+    found: Neighbours,
+    features: NDArray[np.float32],
+    minor_is_alt: NDArray[np.bool_],
+    length: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """What :meth:`snvrag.model.Network.forward` takes, for R haplotypes of one window of n sites.
+
+    Args:
+        alleles: uint8 [R, n], read where not masked.
+        masked: bool [n] or [R, n].
+        af: float32 [S, n], ALT frequency as each of S samples sees it.
+        row_sample: int64 [R].
+        donors: uint8 [R, K, n], complete alleles of the nearest haplotypes.
+        found: these haplotypes.
+        features: float32 [R, n, N_FEATURES].
+        minor_is_alt: bool [n].
+        length: tokens per row.
+        device: where the tensors go.
+    """
+
+    def tensor(array: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+    signs = np.where(minor_is_alt, 1, -1).astype(np.float32)
+    evidence = to_sequence(tensor(features).transpose(1, 2), length).transpose(1, 2)
+    return {
+        "tokens": allele_tokens(tensor(alleles), length, tensor(masked)),
+        "af": to_sequence(tensor(af), length),
+        "row_sample": tensor(row_sample),
+        "retrieved": allele_tokens(tensor(donors), length),
+        "distances": tensor(found.distances.clip(min=0).astype(np.float32)),
+        "valid": tensor(found.ids >= 0),
+        "features": evidence.contiguous(),
+        "sign": to_sequence(tensor(signs), length, first=1, fill=1),
+    }
+
+
 class WindowBatches:
     """Builds batches of panel samples, each predicted from the haplotypes of other samples.
 
-    Haplotypes of validation samples are never retrieved and count in no frequency.
+    Haplotypes of validation samples are never retrieved or copied from, and count in no frequency.
+
+    Args:
+        panel: the reference panel.
+        store: its haplotype indexes.
+        plan: its windows.
+        config: settings of the run.
+        split: samples to train on and to validate on.
+        cm: genetic position of every panel site, float64 [sites].
+        device: where the tensors go.
     """
 
     def __init__(
@@ -196,6 +286,7 @@ class WindowBatches:
         plan: WindowPlan,
         config: RunConfig,
         split: Split,
+        cm: NDArray[np.float64],
         device: torch.device,
     ) -> None:
         self.panel = panel
@@ -203,8 +294,13 @@ class WindowBatches:
         self.plan = plan
         self.config = config
         self.device = device
+        self.cm = cm
         held_out = np.isin(panel.haplotype_sample, split.validation)
         self._keep = ~held_out
+        self._kept = np.flatnonzero(self._keep)
+        # The last entry answers for -1, "none".
+        self._place = np.full(panel.n_haplotypes + 1, -1, dtype=np.int64)
+        self._place[self._kept] = np.arange(len(self._kept))
         self._held_out_rows = np.flatnonzero(held_out)
         self._held_out_samples = set(split.validation.tolist())
 
@@ -226,37 +322,119 @@ class WindowBatches:
     def batch(self, item: BatchPlan, epoch: int | None) -> Batch:
         """Retrieve for one batch and lay it out as tensors; ``epoch`` None is validation."""
         window = self.plan.windows[item.window]
-        train = self.config.train
-        context, start, end = self.store.context(item.window, train.flank_windows)
-        first, last = window.start - start, window.end - start
-        masked = self.mask(item, epoch, start, end)
-        ranking = ranking_sites(~masked, first, last, train.flank_observed, train.min_observed)
-
         own = [self.panel.own_haplotypes(int(sample)) for sample in item.samples]
         rows = np.concatenate(own)
         row_sample = np.repeat(np.arange(len(own)), [len(ids) for ids in own])
         exclude = np.full((len(rows), max(len(ids) for ids in own)), -1, dtype=np.int64)
         for row, sample in enumerate(row_sample):
             exclude[row, : len(own[sample])] = own[sample]
+        features, minor_is_alt = self._evidence(window, item, epoch, rows, exclude)
+        found, labels = self._retrieve(window, item, epoch, rows, exclude)
+        counts, totals = self._counts_of_others(window, item, labels, row_sample)
+        masked = self.mask(item, epoch, window.start, window.end)
+        inputs = network_inputs(
+            alleles=labels,
+            masked=masked,
+            af=(counts / np.maximum(totals, 1)).astype(np.float32),
+            row_sample=row_sample,
+            donors=window_alleles(self.store, window.index, found.ids),
+            found=found,
+            features=features,
+            minor_is_alt=minor_is_alt,
+            length=self.config.windows.max_seq_len,
+            device=self.device,
+        )
+        # Where only the query's own sample carries an allele, "no one else has it" would be the
+        # answer, and no panel without that sample would hold the site.
+        polymorphic = (counts > 0) & (counts < totals)
+        scored = torch.from_numpy(masked & polymorphic[row_sample]).to(self.device)
+        truth = torch.from_numpy(labels.astype(np.float32)).to(self.device)
+        length = self.config.windows.max_seq_len
+        # Beyond the window the tokens are padding, whose number is no allele's.
+        nearest = (inputs["retrieved"][:, 0] == ALT).float()
+        common = (inputs["af"][inputs["row_sample"]] > 0.5).float()
+        return Batch(
+            window=window,
+            nearest=torch.where(inputs["valid"][:, :1], nearest, common),
+            labels=to_sequence(truth, length),
+            scored=to_sequence(scored, length),
+            **inputs,
+        )
 
+    def _retrieve(
+        self,
+        window: Window,
+        item: BatchPlan,
+        epoch: int | None,
+        rows: NDArray[np.int64],
+        exclude: NDArray[np.int64],
+    ) -> tuple[Neighbours, NDArray[np.uint8]]:
+        """The nearest haplotypes of panel haplotypes ``rows``, and their own alleles [R, n]."""
+        context, start, end = self.store.context(window.index, self.config.train.flank_windows)
+        first, last = window.start - start, window.end - start
+        ranking = ranking_sites(~self.mask(item, epoch, start, end), first, last, self.config.train)
         queries = context.alleles(rows)
         found = context.masked(ranking, keep=self._keep).search(
-            queries, self.config.model.evidence_k, exclude, device=str(self.device)
+            queries, self.config.model.k, exclude, device=str(self.device)
         )
-        unique, inverse = np.unique(found.ids.clip(min=0), return_inverse=True)
-        alleles = context.alleles(unique)[inverse.reshape(found.ids.shape)]
-        retrieved = Retrieved(
-            alleles=self._tensor(alleles),
-            valid=self._tensor(found.ids >= 0),
-            distances=self._tensor(found.distances.astype(np.float32)),
-            queries=self._tensor(queries),
-            observed=self._tensor(~masked),
-            first=first,
-            last=last,
+        return found, queries[:, first:last]
+
+    def _evidence(
+        self,
+        window: Window,
+        item: BatchPlan,
+        epoch: int | None,
+        rows: NDArray[np.int64],
+        exclude: NDArray[np.int64],
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Evidence float32 [R, n, N_FEATURES] for panel haplotypes ``rows``, and bool [n], ALT is
+        minor.
+
+        The context is 2 cM to either side, or fewer where that holds very many observed sites.
+        """
+        low, high = self._reach(window)
+        observed = low + np.flatnonzero(~self.mask(item, epoch, low, high))
+        inside = np.searchsorted(observed, [window.start, window.end])
+        most = self.config.train.evidence_observed
+        observed = observed[max(0, int(inside[0]) - most) : int(inside[1]) + most]
+        alleles = self.store.columns(observed)
+        calls = np.ascontiguousarray(alleles[:, rows].T).view(np.int8)
+        at_observed = np.ascontiguousarray(alleles[:, self._kept])
+        reference = Reference.of_core(
+            self.store.get(window.index).alleles(self._kept),
+            window.start - low,
+            observed - low,
+            at_observed,
+            judges=~np.isin(self._kept, rows),
         )
-        labels = queries[:, first:last]
-        counts, totals = self._counts_of_others(window, item, labels, row_sample)
-        return self._lay_out(window, retrieved, labels, row_sample, counts, totals)
+        own = self._place[exclude]
+        runs = None
+        if len(self._kept) > ALL_STATES and len(observed):
+            size = self.config.windows.window_size
+            # One number for all that is further away on a side; its runs are not taken.
+            far = STATE_WINDOWS + 1
+            number = ((observed - window.start) // size).clip(-far, far) + far
+            runs = longest_runs(at_observed, calls, self.cm[observed], number, 2 * far + 1)
+            runs = runs[:, 1:-1]
+        features = copying_evidence(
+            reference,
+            calls,
+            self.cm[low:high],
+            self.panel.positions[low:high],
+            states=select_states(len(self._kept), len(rows), runs, own),
+            exclude=own,
+        )
+        return features, reference.minor_is_alt
+
+    def _reach(self, window: Window) -> tuple[int, int]:
+        """Panel rows within 2 cM of a window, of its chromosome."""
+        low, high = self.plan.chromosome_rows(window.index)
+        cm = self.cm[low:high]
+        first, last = cm[window.start - low] - REACH_CM, cm[window.end - 1 - low] + REACH_CM
+        return (
+            low + int(np.searchsorted(cm, first)),
+            low + int(np.searchsorted(cm, last, side="right")),
+        )
 
     def _counts_of_others(
         self,
@@ -276,42 +454,3 @@ class WindowBatches:
         own_n = np.bincount(row_sample, minlength=len(item.samples))
         weight = np.asarray(in_panel, dtype=np.int64)[:, None]
         return leave_one_out_counts(ac, an, own_alt * weight, own_n[:, None] * weight)
-
-    def _lay_out(
-        self,
-        window: Window,
-        found: Retrieved,
-        labels: NDArray[np.uint8],
-        row_sample: NDArray[np.int64],
-        counts: NDArray[np.int64],
-        totals: NDArray[np.int64],
-    ) -> Batch:
-        length = self.config.windows.max_seq_len
-        k = self.config.model.k
-        masked = ~found.observed[found.first : found.last]
-        af = self._tensor((counts / np.maximum(totals, 1)).astype(np.float32))
-        # Where only the query's own sample carries an allele, "no one else has it" would be the
-        # answer, and no panel without that sample would hold the site.
-        polymorphic = self._tensor((counts > 0) & (counts < totals))
-        samples = self._tensor(row_sample)
-        truth = self._tensor(labels)
-        evidence = gather_evidence(found, af[samples])
-        neighbours = found.alleles[:, :k, found.first : found.last]
-        features = to_sequence(evidence.features.transpose(1, 2), length).transpose(1, 2)
-        return Batch(
-            window=window,
-            tokens=allele_tokens(truth, length, masked),
-            af=to_sequence(af, length),
-            row_sample=samples,
-            retrieved=allele_tokens(neighbours, length),
-            distances=found.distances[:, :k].clamp_min(0),
-            valid=found.valid[:, :k],
-            features=features.contiguous(),
-            prior_logit=to_sequence(evidence.prior_logit, length),
-            nearest=to_sequence(evidence.nearest, length),
-            labels=to_sequence(truth.float(), length),
-            scored=to_sequence(masked & polymorphic[samples], length),
-        )
-
-    def _tensor(self, array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)

@@ -1,5 +1,7 @@
 """Genetic maps in the forms that PLINK, SHAPEIT/GLIMPSE, Eagle and Minimac4 read."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +68,31 @@ class GeneticMap:
     def uniform(cls) -> "GeneticMap":
         """1 cM per Mb everywhere, which stands in where there is no map."""
         return cls({}, "none: 1 cM per Mb")
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the points, equal for the same map in another form or file."""
+        digest = hashlib.sha256()
+        for name in sorted(self.points):
+            positions, cm = self.points[name]
+            digest.update(name.encode() + positions.tobytes() + cm.tobytes())
+        return digest.hexdigest()
+
+    def along(
+        self, chromosomes: Sequence[tuple[str, int]], positions: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """cM of the sites of several chromosomes, ``(name, number of sites)`` each: float64.
+
+        Starts anew with each chromosome.
+
+        Raises:
+            InputError: the map lacks one of them.
+        """
+        parts, start = [], 0
+        for name, n_sites in chromosomes:
+            parts.append(self.centimorgans(name, positions[start : start + n_sites]))
+            start += n_sites
+        return np.concatenate(parts)
 
     def centimorgans(self, chrom: str, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """cM at ``positions``: float64, not decreasing for sorted positions.

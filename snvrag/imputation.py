@@ -1,5 +1,7 @@
 """``impute``: a phased target VCF in, dosages at every panel site out.
 
+The copying model answers alone, or a trained network refines its answer.
+
 The panel is worked through in chunks: a core of windows, which the chunk answers for, and flanks
 that only lend evidence. Each chunk's result is a part file in a work directory, so an interrupted
 run goes on where it stopped; the output is written from the parts at the end.
@@ -15,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,7 @@ from snvrag.chunks import Chunk, plan_chunks
 from snvrag.config import WindowConfig
 from snvrag.copying import (
     ALL_STATES,
-    DEFAULT_BANK,
+    STATE_WINDOWS,
     Reference,
     copying_probability,
     longest_runs,
@@ -35,6 +37,7 @@ from snvrag.copying import (
 from snvrag.dosage import estimated_frequency, estimated_r2
 from snvrag.errors import InputError, MismatchError, OutputError, UsageError
 from snvrag.genetic_map import GeneticMap
+from snvrag.networks import ChosenNetwork
 from snvrag.panel import Panel
 from snvrag.provenance import (
     Progress,
@@ -50,15 +53,21 @@ from snvrag.sites import Region
 from snvrag.target import TargetHaplotypes
 from snvrag.vcf import ImputedBlock, ImputedWriter
 
+if TYPE_CHECKING:
+    from snvrag.refinement import Refiner
+
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
 LOCK = ".lock"
 DEFAULT_MIN_OVERLAP = 0.1
 DEFAULT_MEMORY = 2 * 2**30
-_STATE_FLANK_WINDOWS = 3
 _BLOCK_SITES = 1024
 _SCALE = 65_535
+_BATCH_BYTES = 128 << 20
+# Per target haplotype and core site; with a network its evidence, standardised too, and more.
+_BYTES_PER_SITE = 8
+_REFINED_BYTES_PER_SITE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,8 @@ def impute(
     panel: Path,
     output: Path,
     *,
+    model: Path | None = None,
+    index_dir: Path | None = None,
     genetic_map: Path | None = None,
     regions: Sequence[Region] | None = None,
     excluded: Path | None = None,
@@ -97,16 +108,21 @@ def impute(
     hds: bool = False,
     allow_self: bool = False,
     threads: int | None = None,
+    device: str = "auto",
     max_memory: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ImputeReport:
-    """Impute a phased target against a panel with the copying model; no training needed.
+    """Impute a phased target against a panel; the copying model needs no training.
 
     Args:
         target: phased VCF/BCF; missing calls are imputed.
         panel: reference panel made by :func:`snvrag.convert`.
         output: ``.vcf.gz`` or ``.bcf`` to write, with its index.
+        model: run folder of :func:`snvrag.train`, whose network refines the copying model's
+            answer; it must have been trained for the panel's sites.
+        index_dir: folder of haplotype indexes, which all networks but the light one read; by
+            default ``<panel>.index/``.
         genetic_map: map file; 1 cM per Mb if None.
         regions: write panel sites in these only; all if None.
         excluded: TSV to write, of target records left out and why.
@@ -115,6 +131,7 @@ def impute(
         hds: also write FORMAT/HDS.
         allow_self: let a target sample copy from the panel sample of the same name.
         threads: CPU threads.
+        device: where the network runs, ``auto``, ``cpu`` or ``cuda[:N]``.
         max_memory: bytes to plan with; 2 GiB if None.
         force: replace ``output``, and a work directory of another run.
         progress: called as ``progress(task, done, total)``.
@@ -123,19 +140,23 @@ def impute(
         UsageError: wrong output name, or too little memory for one window.
         InputError: target, map or panel unsuitable, or too little overlap.
         OutputError: output or work directory cannot be written, or too little space.
-        MismatchError: the work directory is of another run, or in use.
+        MismatchError: the work directory is of another run, or in use; the network was trained
+            for other sites.
     """
     began = time.perf_counter()
     _check_outputs(output, excluded, force)
     set_threads(threads)
-    with Panel.open(panel) as opened:
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(Panel.open(panel))
         maps = GeneticMap.read(genetic_map) if genetic_map else GeneticMap.uniform()
+        network = ChosenNetwork.open(model, opened, maps, index_dir, device, threads, stack)
         haplotypes = TargetHaplotypes.read(target, opened, min_overlap)
         haplotypes.report_excluded(excluded)
         wanted = _wanted_rows(opened, regions)
-        cm = _centimorgans(opened, maps)
+        cm = maps.along(opened.chromosomes(), opened.positions)
         memory = max_memory or DEFAULT_MEMORY
-        chunks = plan_chunks(opened, cm, wanted, memory, len(haplotypes.match.panel_rows))
+        matched = len(haplotypes.match.panel_rows)
+        chunks = plan_chunks(opened, cm, wanted, memory, matched, network.windows)
         identity = {
             "format_name": "snvrag-impute",
             "version": __version__,
@@ -144,12 +165,16 @@ def impute(
             "map": sha256_file(genetic_map) if genetic_map else None,
             "rows": digest_json(np.flatnonzero(wanted).tolist()),
             "allow_self": allow_self,
+            "model": network.digest,
             "chunks": [[c.start, c.end, c.first, c.last] for c in chunks],
         }
         folder = work_dir or output.with_name(output.name + ".work")
         _check_space(folder, output, int(wanted.sum()), haplotypes.n_haplotypes)
         with _work_directory(folder, identity, force=force) as parts:
-            exclude = None if allow_self else haplotypes.own_haplotypes(opened)
+            exclude = haplotypes.own_haplotypes(opened)
+            if allow_self:
+                exclude[:] = -1
+            refiner = network.refiner(opened, haplotypes, exclude)
             reused = 0
             work: ChromosomeWork | None = None
             for done, chunk in enumerate(chunks, start=1):
@@ -157,11 +182,15 @@ def impute(
                     reused += 1
                 else:
                     if work is None or work.chrom != chunk.chrom:
-                        work = ChromosomeWork.prepare(opened, haplotypes, cm, chunk, exclude)
+                        work = ChromosomeWork.prepare(
+                            opened, haplotypes, cm, chunk, exclude, network.windows, refiner
+                        )
                     _impute_chunk(_part(parts, chunk), chunk, opened, haplotypes, cm, work)
                 if progress:
                     progress("imputing", done, len(chunks))
-            index = _write(output, opened, haplotypes, wanted, chunks, parts, hds, progress)
+            index = _write(
+                output, opened, haplotypes, wanted, chunks, parts, hds, progress, network.meta
+            )
         if work_dir is None:
             shutil.rmtree(folder, ignore_errors=True)
         typed = int(wanted[haplotypes.match.panel_rows].sum())
@@ -210,15 +239,6 @@ def _wanted_rows(panel: Panel, regions: Sequence[Region] | None) -> NDArray[np.b
             "see the panel's positions with: snvrag windows PANEL.h5",
         )
     return wanted
-
-
-def _centimorgans(panel: Panel, maps: GeneticMap) -> NDArray[np.float64]:
-    """cM of every panel site; starts anew with each chromosome."""
-    parts, start = [], 0
-    for name, n_sites in panel.chromosomes():
-        parts.append(maps.centimorgans(name, panel.positions[start : start + n_sites]))
-        start += n_sites
-    return np.concatenate(parts)
 
 
 def _check_space(folder: Path, output: Path, n_sites: int, n_haplotypes: int) -> None:
@@ -287,7 +307,12 @@ class ChromosomeWork:
     """int64 [J]: their panel rows."""
     runs: NDArray[np.int32] | None
     """int32 [H, windows, k]; None where all haplotypes are states."""
-    exclude: NDArray[np.int64] | None
+    exclude: NDArray[np.int64]
+    """int64 [H, 2]: panel haplotypes that a target haplotype must not see; -1 is none."""
+    judges: NDArray[np.bool_] | None
+    """bool [n]: haplotypes of samples that are not in the target too; see ``Reference``."""
+    window_size: int
+    refiner: "Refiner | None"
 
     @classmethod
     def prepare(
@@ -296,7 +321,9 @@ class ChromosomeWork:
         target: TargetHaplotypes,
         cm: NDArray[np.float64],
         chunk: Chunk,
-        exclude: NDArray[np.int64] | None,
+        exclude: NDArray[np.int64],
+        windows: WindowConfig,
+        refiner: "Refiner | None",
     ) -> "ChromosomeWork":
         """Read the observed alleles of a chunk's chromosome and search the runs."""
         start = 0
@@ -305,7 +332,7 @@ class ChromosomeWork:
                 break
             start += n_sites
         end = start + n_sites
-        size = WindowConfig().window_size
+        size = windows.window_size
         mask, calls = target.observed(start, end)
         rows = start + np.flatnonzero(mask)
         parts = [
@@ -317,7 +344,21 @@ class ChromosomeWork:
         if panel.n_haplotypes > ALL_STATES and len(rows):
             number = ((rows - start) // size).astype(np.int64)
             runs = longest_runs(at_observed, calls, cm[rows], number, -(-n_sites // size))
-        return cls(chunk.chrom, start, at_observed, rows, runs, exclude)
+        judges = np.ones(panel.n_haplotypes, dtype=bool)
+        judges[exclude[exclude >= 0]] = False
+        # Where most of the panel is the target, too few are left to say which allele is minor.
+        enough = 2 * judges.sum() >= len(judges)
+        return cls(
+            chunk.chrom,
+            start,
+            at_observed,
+            rows,
+            runs,
+            exclude,
+            judges if enough else None,
+            size,
+            refiner,
+        )
 
 
 def _impute_chunk(
@@ -336,27 +377,32 @@ def _impute_chunk(
         chunk.start - chunk.first,
         work.observed[low:high] - chunk.first,
         work.at_observed[low:high],
+        work.judges,
     )
     _, calls = target.observed(chunk.first, chunk.last)
-    size = WindowConfig().window_size
+    size = work.window_size
     near = slice(
-        max(0, (chunk.start - work.start) // size - _STATE_FLANK_WINDOWS),
-        -(-(chunk.end - work.start) // size) + _STATE_FLANK_WINDOWS,
+        max(0, (chunk.start - work.start) // size - STATE_WINDOWS),
+        -(-(chunk.end - work.start) // size) + STATE_WINDOWS,
     )
     n = target.n_haplotypes
     result = np.empty((chunk.end - chunk.start, n), dtype=np.uint16)
-    batch = max(1, (128 << 20) // (8 * (chunk.end - chunk.start)))
+    per_site = _BYTES_PER_SITE if work.refiner is None else _REFINED_BYTES_PER_SITE
+    batch = max(1, _BATCH_BYTES // (per_site * (chunk.end - chunk.start)))
     for first in range(0, n, batch):
         some = slice(first, min(first + batch, n))
         states = select_states(
             reference.n_haplotypes,
             some.stop - some.start,
             None if work.runs is None else work.runs[some, near],
-            None if work.exclude is None else work.exclude[some],
+            work.exclude[some],
         )
-        found = copying_probability(
-            reference, calls[some], cm[rows], panel.positions[rows], states=states
-        )
+        if work.refiner is None:
+            found = copying_probability(
+                reference, calls[some], cm[rows], panel.positions[rows], states=states
+            )
+        else:
+            found = work.refiner.probability(chunk, some, reference, calls[some], cm[rows], states)
         result[:, some] = np.rint(found.T.astype(np.float64) * _SCALE)
     with atomic_file(path) as temporary, temporary.open("wb") as handle:
         np.save(handle, result, allow_pickle=False)
@@ -371,6 +417,7 @@ def _write(
     folder: Path,
     hds: bool,
     progress: Progress | None,
+    model_meta: Sequence[str],
 ) -> Path:
     """Write the output and its index from the parts; returns the index's path."""
     contigs = {
@@ -379,7 +426,7 @@ def _write(
     meta = [
         f"##source=snvrag {__version__}",
         f"##snvrag_panel={panel.path.name} digest {panel.digest}",
-        f"##snvrag_copying_bank={' '.join(f'(c={c:g},e={e:g})' for c, e in DEFAULT_BANK)}",
+        *model_meta,
     ]
     bcf = output.name.endswith(".bcf")
     index = output.with_name(output.name + (".csi" if bcf else ".tbi"))

@@ -20,15 +20,16 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snvrag.config import MaskConfig, WindowConfig
-from snvrag.errors import InputError, MismatchError, OutputError, SnvragError, UsageError
-from snvrag.masking import validation_mask
+from snvrag.config import WindowConfig
+from snvrag.errors import InputError, MismatchError, OutputError, SnvragError
+from snvrag.index_kinds import BinaryKind, Kind, make_kind
 from snvrag.panel import Panel
 from snvrag.provenance import (
     Progress,
@@ -41,7 +42,6 @@ from snvrag.provenance import (
 from snvrag.retrieval import (
     BinaryIndex,
     Embedder,
-    EmbeddingIndex,
     check_faiss,
     index_name,
     read_index_file,
@@ -55,7 +55,6 @@ DEFAULT_BUDGET = 256 * 2**20
 INDEX_FORMAT = "snvrag-index"
 INDEX_VERSION = 1
 MANIFEST = "manifest.json"
-KINDS = ("binary", "embedding")
 COUNTS = ("window_size", "max_seq_len", "num_windows", "n_sites", "n_haplotypes")
 _OTHERS = {"kind": str, "panel_digest": str, "settings": dict, "windows": dict}
 _FLUSH_SHARE = 64
@@ -66,72 +65,6 @@ _CHOOSE_ANOTHER = "choose another index folder with -i"
 def default_index_dir(panel: Path) -> Path:
     """``<panel>.index/`` beside the panel."""
     return panel.with_name(panel.name + ".index")
-
-
-class BinaryKind:
-    """Packed alleles: depend on panel and windows only, so they are valid for ever."""
-
-    name = "binary"
-
-    def __init__(self, panel: Panel, plan: WindowPlan) -> None:
-        self.panel, self.plan = panel, plan
-
-    def settings(self) -> dict[str, Any]:
-        """Nothing: no weights, no mask."""
-        return {}
-
-    def build(self, window: int) -> BinaryIndex:
-        """Pack the window's alleles."""
-        bounds = self.plan.windows[window]
-        alleles = self.panel.alleles(bounds.start, bounds.end)
-        return BinaryIndex.build(alleles, self.plan.config.window_size)
-
-    def load(self, data: bytes, window: int, path: Path) -> BinaryIndex:
-        """Read back packed alleles, checking their shape."""
-        index = BinaryIndex.from_bytes(data, self.plan.windows[window].n_snps, path)
-        expected = (self.panel.n_haplotypes, -(-self.plan.config.window_size // 8))
-        if index.codes.shape != expected:
-            raise InputError(f"{path}: holds {index.codes.shape} bytes, not {expected}")
-        return index
-
-
-class EmbeddingKind:
-    """Embedded masked haplotypes: depend on weights and mask, and say so in the manifest."""
-
-    name = "embedding"
-
-    def __init__(self, panel: Panel, plan: WindowPlan, embedder: Embedder) -> None:
-        self.panel, self.plan, self.embedder = panel, plan, embedder
-        self.mask, self.length = MaskConfig(), plan.config.max_seq_len
-
-    def settings(self) -> dict[str, Any]:
-        """Fingerprint of the weights, and the mask's version, rate and seed."""
-        return {
-            "weights_fingerprint": self.embedder.fingerprint,
-            "mask_version": "validation-1",
-            "mask_rate": self.mask.validation_rate,
-            "mask_seed": self.mask.validation_seed,
-        }
-
-    def build(self, window: int) -> EmbeddingIndex:
-        """Embed the window's haplotypes under the validation mask."""
-        bounds = self.plan.windows[window]
-        alleles = self.panel.alleles(bounds.start, bounds.end)
-        observed, af = self._pattern(window)
-        return EmbeddingIndex.build(alleles, observed, af, self.embedder, self.length)
-
-    def load(self, data: bytes, window: int, path: Path) -> EmbeddingIndex:
-        """Read back embedded haplotypes."""
-        observed, af = self._pattern(window)
-        return EmbeddingIndex.from_bytes(data, path, observed, af, self.embedder, self.length)
-
-    def _pattern(self, window: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        bounds = self.plan.windows[window]
-        af = self.panel.af[bounds.start : bounds.end]
-        return ~validation_mask(af, bounds.start, self.mask), af
-
-
-Kind = BinaryKind | EmbeddingKind
 
 
 @dataclass(slots=True)
@@ -315,6 +248,17 @@ class IndexStore:
         index = BinaryIndex.join([self.get(number) for number in numbers])
         return index, self.plan.windows[numbers[0]].start, self.plan.windows[numbers[-1]].end
 
+    def columns(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Alleles at panel rows, increasing, of any windows: uint8 [len(rows), haplotypes]."""
+        number = self.plan.window_of(rows)
+        edges = np.flatnonzero(np.diff(number, prepend=-1, append=-1))
+        parts = [
+            self.get(int(number[a])).columns(rows[a:b] - self.plan.windows[number[a]].start)
+            for a, b in pairwise(edges.tolist())
+        ]
+        nothing = np.empty((0, self.kind.panel.n_haplotypes), dtype=np.uint8)
+        return np.concatenate([nothing, *parts])
+
     def _manifest_stamp(self) -> tuple[int, ...] | None:
         """Changes whenever the manifest is replaced; None where there is none."""
         try:
@@ -428,16 +372,6 @@ def _open_manifest(folder: Path, identity: dict[str, Any], force: bool) -> Manif
     return manifest
 
 
-def _make_kind(name: str, panel: Panel, plan: WindowPlan, embedder: Embedder | None) -> Kind:
-    if name not in KINDS:
-        raise UsageError(f"--kind {name}: unknown kind", f"one of {', '.join(KINDS)}")
-    if name == BinaryKind.name:
-        return BinaryKind(panel, plan)
-    if embedder is None:
-        raise UsageError(f"--kind {name}: needs an embedding", "give one as embedder=")
-    return EmbeddingKind(panel, plan, embedder)
-
-
 @dataclass(frozen=True, slots=True)
 class BuildReport:
     """What :func:`build_index` did."""
@@ -484,7 +418,7 @@ def build_index(
     with Panel.open(panel) as opened:
         plan = WindowPlan.from_chromosomes(opened.chromosomes(), config)
         chosen = plan.select(windows)
-        made = _make_kind(kind, opened, plan, embedder)
+        made = make_kind(kind, opened, plan, embedder)
         target = folder or default_index_dir(panel)
         with IndexStore.open(target, opened, plan, kind=made, budget_bytes=0, force=force) as store:
             touch = store.rebuild if force else store.get

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from snvrag.dosage import PooledR2, minor_allele_frequency
 
 GROUPS = ("all", "rare", "common")
-METHODS = ("model", "vote", "nearest", "af")
+METHODS = ("model", "copying", "nearest", "af")
 _LOG_CLIP = 1e-7
 
 

@@ -1,18 +1,22 @@
-"""RAG-BERT: a transformer over one window's tokens, fused with retrieved haplotypes.
+"""The networks: RAG-BERT, a transformer over one window's tokens fused with retrieved haplotypes,
+and the light network, which looks at each site's evidence alone. Both end in the same head.
 
 * One row is one haplotype of one window: ``[SOS, s_1 … s_n, PAD …]``, L = ``max_seq_len`` tokens.
 * Embedding = token + sinusoidal position + Fourier features of the ALT frequency.
 * Retrieved haplotypes are embedded complete (unmasked), with gradient, by the same embedding,
   pooled over K by a learned softmax and gated into the query before the transformer.
 * Pre-norm blocks with fused attention; padding takes no part in attention.
-* The output logit is ``prior logit + Δ``. The last layer that makes Δ starts at zero, so an
-  untrained model predicts exactly the prior.
+* The output logit is ``prior + Σ_i a_i (X_i - prior) + v``: the copying model's logit, moved
+  towards the logits X_i of single settings of its bank, and shifted. The layers that make a and v
+  start at zero, so an untrained network predicts exactly what the copying model does.
+* Evidence and head are about the panel's minor allele; the answer is turned to ALT at the end.
 
 Pure torch: no files, no command line, no retrieval.
 """
 
 import hashlib
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,7 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snvrag.config import ModelConfig
-from snvrag.evidence import N_FEATURES
+from snvrag.copying import N_FEATURES, N_LOGITS
+from snvrag.evidence import COUNT_FEATURE, prior_logit, standardise
 from snvrag.tokens import MASK, N_TOKENS, PAD, REF, SOS
 
 
@@ -194,21 +199,28 @@ class Block(nn.Module):
         return x + F.dropout(fed, self.dropout, self.training)
 
 
-class RagBert(nn.Module):
-    """The whole network; see the module's docstring."""
+class CopyingHead(nn.Module):
+    """From a site's hidden vector and its evidence to the logit of the minor allele."""
 
-    def __init__(self, config: ModelConfig, max_seq_len: int) -> None:
+    def __init__(self, dims: int) -> None:
         super().__init__()
-        self.config = config
-        self.embedding = SiteEmbedding(config, max_seq_len)
-        self.fusion = RetrievalFusion(config)
-        self.evidence = nn.Linear(N_FEATURES, config.dims)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.dims)
-        self.hidden = nn.Linear(config.dims + N_FEATURES, config.dims)
-        self.delta = nn.Linear(config.dims, 1)
-        nn.init.zeros_(self.delta.weight)
-        nn.init.zeros_(self.delta.bias)
+        self.mix = nn.Linear(dims, N_LOGITS)
+        self.shift = nn.Linear(dims, 1)
+        for layer in (self.mix, self.shift):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, hidden: Tensor, features: Tensor) -> Tensor:
+        """Logit float32 [..., L] of ``hidden`` [..., L, D] and raw ``features`` [..., L, F]."""
+        prior = prior_logit(features)
+        towards = features[..., :N_LOGITS] - prior[..., None]
+        delta = (self.mix(hidden).float() * towards).sum(-1) + self.shift(hidden)[..., 0].float()
+        # Where nobody else carries the minor allele there is nothing to learn or to know.
+        return prior + torch.where(features[..., COUNT_FEATURE] > 0, delta, 0.0)
+
+
+class Network(nn.Module):
+    """What both networks share: their inputs, and the way their answer is given."""
 
     def forward(
         self,
@@ -219,7 +231,7 @@ class RagBert(nn.Module):
         distances: Tensor,
         valid: Tensor,
         features: Tensor,
-        prior_logit: Tensor,
+        sign: Tensor,
     ) -> Tensor:
         """Logit of ALT at every position: float32 [R, L].
 
@@ -230,24 +242,93 @@ class RagBert(nn.Module):
             retrieved: int64 [R, K, L], tokens of the retrieved haplotypes, complete.
             distances: float32 [R, K].
             valid: bool [R, K].
-            features: float32 [R, L, N_FEATURES], evidence.
-            prior_logit: float32 [R, L].
+            features: float32 [R, L, N_FEATURES], evidence as the copying model gives it.
+            sign: float32 [L], 1 where the minor allele is ALT, -1 where it is REF.
         """
-        context = self.embedding.context(af)[row_sample]
-        query = self.embedding(tokens, context)
-        donors = self.embedding(retrieved, context[:, None])
-        x = self.fusion(query, donors, distances, valid, context) + self.evidence(features)
-        real = tokens != PAD
-        attend = None if bool(real.all()) else real[:, None, None, :]
-        for block in self.blocks:
-            x = block(x, attend)
-        hidden = F.gelu(self.hidden(torch.cat([self.norm(x), features], dim=-1)))
-        delta: Tensor = self.delta(hidden).squeeze(-1).float()
-        return prior_logit + delta
+        raise NotImplementedError
 
     def parameter_count(self) -> int:
         """Number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+class LightNetwork(Network):
+    """A perceptron over each site's evidence; it looks at nothing else."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        sizes = [N_FEATURES, *[config.dims] * config.layers]
+        layers: list[nn.Module] = []
+        for wide, narrow in pairwise(sizes):
+            layers += [nn.Linear(wide, narrow), nn.GELU(approximate="tanh")]
+        self.body = nn.Sequential(*layers)
+        self.head = CopyingHead(config.dims)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        af: Tensor,
+        row_sample: Tensor,
+        retrieved: Tensor,
+        distances: Tensor,
+        valid: Tensor,
+        features: Tensor,
+        sign: Tensor,
+    ) -> Tensor:
+        """See :meth:`Network.forward`."""
+        return sign * self.refine(features)
+
+    def refine(self, features: Tensor) -> Tensor:
+        """Logit of the minor allele, float32 [...], of raw evidence [..., N_FEATURES]."""
+        refined: Tensor = self.head(self.body(standardise(features)), features)
+        return refined
+
+
+class RagBert(Network):
+    """The transformer; see the module's docstring."""
+
+    def __init__(self, config: ModelConfig, max_seq_len: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = SiteEmbedding(config, max_seq_len)
+        self.fusion = RetrievalFusion(config)
+        self.evidence = nn.Linear(N_FEATURES, config.dims)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.dims)
+        self.hidden = nn.Linear(config.dims + N_FEATURES, config.dims)
+        self.head = CopyingHead(config.dims)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        af: Tensor,
+        row_sample: Tensor,
+        retrieved: Tensor,
+        distances: Tensor,
+        valid: Tensor,
+        features: Tensor,
+        sign: Tensor,
+    ) -> Tensor:
+        """See :meth:`Network.forward`."""
+        context = self.embedding.context(af)[row_sample]
+        query = self.embedding(tokens, context)
+        donors = self.embedding(retrieved, context[:, None])
+        # There is evidence at masked sites only.
+        z = torch.where((tokens == MASK)[..., None], standardise(features), 0.0)
+        x = self.fusion(query, donors, distances, valid, context) + self.evidence(z)
+        real = tokens != PAD
+        attend = None if bool(real.all()) else real[:, None, None, :]
+        for block in self.blocks:
+            x = block(x, attend)
+        hidden = F.gelu(self.hidden(torch.cat([self.norm(x), z], dim=-1)))
+        refined: Tensor = self.head(hidden, features)
+        return sign * refined
+
+
+def build_network(config: ModelConfig, max_seq_len: int) -> "LightNetwork | RagBert":
+    """The network that ``config`` describes, with fresh weights."""
+    return LightNetwork(config) if config.network == "light" else RagBert(config, max_seq_len)
 
 
 def masked_loss(logits: Tensor, labels: Tensor, scored: Tensor, gamma: float = 0.0) -> Tensor:

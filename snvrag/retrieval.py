@@ -232,6 +232,13 @@ class BinaryIndex:
             offset += width
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
 
+    def columns(self, sites: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Alleles of all haplotypes at some sites of one window: uint8 [len(sites), haplotypes]."""
+        self._require_complete()
+        assert len(self.parts) == 1  # noqa: S101 - the bits of joined windows are not in a row
+        bits = self.codes[:, sites >> 3].T >> (7 - (sites & 7)).astype(np.uint8)[:, None]
+        return np.ascontiguousarray(bits & np.uint8(1))
+
     def masked(
         self, observed: NDArray[np.bool_], keep: NDArray[np.bool_] | None = None
     ) -> "BinaryIndex":

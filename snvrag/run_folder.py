@@ -5,7 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from snvrag.config import (
     WindowConfig,
     run_config_from_json,
 )
-from snvrag.errors import MismatchError, OutputError
-from snvrag.model import RagBert, SiteEmbedder, SiteEmbedding
+from snvrag.errors import InputError, MismatchError, OutputError
+from snvrag.model import LightNetwork, RagBert, SiteEmbedder, SiteEmbedding, build_network
+from snvrag.panel import Panel
 from snvrag.provenance import (
     atomic_file,
     prepare_output_folder,
@@ -31,7 +32,7 @@ from snvrag.provenance import (
 from snvrag.windows import WindowPlan
 
 RUN_FORMAT = "snvrag-run"
-RUN_VERSION = 1
+RUN_VERSION = 2
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 DEFAULT_RUN_NAME = "snvrag-run"
@@ -80,12 +81,20 @@ def _is_occupied(output: Path) -> bool:
     return output.is_dir() and any(output.iterdir())
 
 
-def run_identity(panel_digest: str, plan: WindowPlan, config: RunConfig) -> dict[str, Any]:
-    """What a run may only be resumed with: panel, windows and every setting, as plain JSON."""
+def run_identity(
+    panel: Panel, plan: WindowPlan, config: RunConfig, map_digest: str
+) -> dict[str, Any]:
+    """What a run may only be resumed with: panel, map, windows and every setting, as plain JSON."""
     return {
         "format_name": RUN_FORMAT,
         "format_version": RUN_VERSION,
-        "panel_digest": panel_digest,
+        "panel_digest": panel.digest,
+        "sites_digest": panel.sites.digest(),
+        "chromosomes": [
+            [name, last - first, int(panel.positions[first]), int(panel.positions[last - 1])]
+            for name, first, last in panel.sites.chromosomes()
+        ],
+        "map_digest": map_digest,
         "total_snps": plan.total_snps,
         "num_windows": plan.num_windows,
         # Through JSON, so that it compares equal to what the file gives back.
@@ -151,13 +160,75 @@ def load_embedder(run: Path | None, windows: WindowConfig, seed: int | None) -> 
     if run is None:
         torch.manual_seed(TrainConfig().seed if seed is None else seed)
         return SiteEmbedder(SiteEmbedding(PRESETS["tiny"], windows.max_seq_len))
-    config = run_config_from_json(read_json(run / CONFIG).get("config", {}), str(run / CONFIG))
-    if config.windows != windows:
+    trained = load_run(run)
+    if trained.config.windows != windows:
         raise MismatchError(
-            f"{run}: was trained with window size {config.windows.window_size} and MAX_SEQ_LEN "
-            f"{config.windows.max_seq_len}, not {windows.window_size} and {windows.max_seq_len}",
+            f"{run}: {_other_windows(trained.config.windows, windows)}",
             "give the same --window-size and --max-seq-len as in training",
         )
-    model = RagBert(config.model, windows.max_seq_len)
-    load_weights(model, run / WEIGHTS)
-    return SiteEmbedder(model.embedding)
+    if not isinstance(trained.network, RagBert):
+        raise MismatchError(
+            f"{run}: its network (preset light) has no embedding", "give a run of another preset"
+        )
+    return SiteEmbedder(trained.network.embedding)
+
+
+def _other_windows(trained: WindowConfig, wanted: WindowConfig) -> str:
+    return (
+        f"was trained with window size {trained.window_size} and MAX_SEQ_LEN "
+        f"{trained.max_seq_len}, not {wanted.window_size} and {wanted.max_seq_len}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """A finished or interrupted run as ``impute -m`` uses it."""
+
+    path: Path
+    config: RunConfig
+    network: "LightNetwork | RagBert"
+    """With the best weights, in eval mode."""
+    identity: dict[str, Any]
+
+    def check_panel(self, panel: Panel) -> None:
+        """Refuse a panel with other sites than the network was trained for.
+
+        Raises:
+            MismatchError: shows both sets of sites.
+        """
+        if self.identity.get("sites_digest") == panel.sites.digest():
+            return
+        ours = [
+            f"{name}:{panel.positions[first]:,}-{panel.positions[last - 1]:,}, {last - first:,}"
+            for name, first, last in panel.sites.chromosomes()
+        ]
+        theirs = [
+            f"{name}:{first:,}-{last:,}, {n:,}"
+            for name, n, first, last in self.identity.get("chromosomes", [])
+        ]
+        raise MismatchError(
+            f"{self.path}: was trained for other sites ({'; '.join(theirs)} sites) than those of "
+            f"{panel.path} ({'; '.join(ours)} sites)",
+            f"train on this panel: snvrag train {panel.path}, or impute without -m",
+        )
+
+
+def load_run(path: Path) -> TrainedRun:
+    """Load the best network of a run folder.
+
+    Raises:
+        InputError: the folder's files are absent, damaged or of another format version.
+        MismatchError: the weights are not of the network that its ``config.json`` describes.
+    """
+    identity = read_json(path / CONFIG)
+    found = (identity.get("format_name"), identity.get("format_version"))
+    if found != (RUN_FORMAT, RUN_VERSION):
+        raise InputError(
+            f"{path / CONFIG}: format {found[0]!r} version {found[1]!r}, not {RUN_FORMAT!r} "
+            f"version {RUN_VERSION}",
+            "give a folder that snvrag train wrote, or train again",
+        )
+    config = run_config_from_json(identity.get("config", {}), str(path / CONFIG))
+    network = build_network(config.model, config.windows.max_seq_len)
+    load_weights(network, path / WEIGHTS)
+    return TrainedRun(path, config, network.eval(), identity)

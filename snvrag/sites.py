@@ -1,5 +1,6 @@
 """Sites and regions: what a record is called, and which records a user asks for."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +109,13 @@ class SiteTable:
     def key(self, row: int) -> str:
         """``CHROM:POS:REF:ALT`` of one site."""
         return f"{self.chrom[row]}:{self.pos[row]}:{self.ref[row]}:{self.alt[row]}"
+
+    def digest(self) -> str:
+        """Hex SHA-256 of CHROM, POS, REF and ALT of all sites."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.pos, dtype="<i8").tobytes())
+        for column in (self.chrom, self.ref, self.alt):
+            digest.update("\n".join(column.tolist()).encode() + b"\0")
+        return digest.hexdigest()
 
     def chromosomes(self) -> list[tuple[str, int, int]]:
         """``(name, first row, one past the last row)`` of each chromosome, in file order."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from snvrag import retrieval
+from snvrag import copying, retrieval
 from snvrag.checkpoint import (
     WEIGHTS,
     checkpoints,
@@ -17,7 +17,7 @@ from snvrag.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from snvrag.config import ModelConfig, RunConfig, TrainConfig
+from snvrag.config import ModelConfig, RunConfig, TrainConfig, run_config
 from snvrag.dataset import (
     Batch,
     WindowBatches,
@@ -27,9 +27,10 @@ from snvrag.dataset import (
 )
 from snvrag.distributed import available_memory, resident_memory, resolve_device, set_threads
 from snvrag.errors import InputError, UsageError, WorkError
+from snvrag.genetic_map import GeneticMap
 from snvrag.index_store import IndexStore, default_index_dir
 from snvrag.metrics import METHODS, Score
-from snvrag.model import RagBert, masked_loss
+from snvrag.model import build_network, masked_loss
 from snvrag.observer import SilentObserver, TrainingObserver, TrainReport
 from snvrag.panel import Panel
 from snvrag.run_folder import (
@@ -79,6 +80,7 @@ def train(
     *,
     config: RunConfig | None = None,
     index_dir: Path | None = None,
+    genetic_map: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
     max_memory: int | None = None,
@@ -92,8 +94,9 @@ def train(
     Args:
         panel: reference panel made by :func:`snvrag.convert`.
         output: run folder; by default the next free ``snvrag-run`` in the current folder.
-        config: settings; the ``tiny`` defaults if None.
+        config: settings; those of preset ``light`` if None.
         index_dir: folder of haplotype indexes; by default ``<panel>.index/``.
+        genetic_map: map file; 1 cM per Mb if None.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         threads: CPU threads of torch.
         max_memory: bytes for activations; by default half of what is free.
@@ -107,7 +110,8 @@ def train(
         WorkError: the loss became infinite or not a number.
     """
     started = time.perf_counter()
-    config = config or RunConfig()
+    config = config or run_config({})
+    maps = GeneticMap.read(genetic_map) if genetic_map else GeneticMap.uniform()
     if output is None:
         if resume:
             raise UsageError("--resume needs the run's folder", "add -o RUN")
@@ -118,9 +122,10 @@ def train(
         with IndexStore.open(index_dir or default_index_dir(panel), opened, plan) as store:
             prepare_run_folder(output, resume=resume, force=force)
             trainer = Trainer(
-                opened, store, plan, config, output, resolve_device(device), started, observer
+                opened, store, plan, config, output, resolve_device(device), started, observer, maps
             )
             retrieval.set_threads(threads)
+            copying.set_threads(threads)
             trainer.start(set_threads(threads), max_memory, resume=resume, tensorboard=tensorboard)
             return trainer.run()
 
@@ -153,6 +158,7 @@ class Trainer:
         device: torch.device,
         started: float,
         observer: TrainingObserver | None,
+        maps: GeneticMap,
     ) -> None:
         self.panel, self.store, self.plan, self.config = panel, store, plan, config
         self.output, self.device, self.started = output, device, started
@@ -160,18 +166,29 @@ class Trainer:
         self.split = split_samples(
             panel.n_samples, config.train.validation_fraction, config.train.seed
         )
-        self.batches = WindowBatches(panel, store, plan, config, self.split, device)
+        cm = maps.along(panel.chromosomes(), panel.positions)
+        self.batches = WindowBatches(
+            panel,
+            store,
+            plan,
+            config,
+            self.split,
+            cm,
+            device,
+        )
         torch.manual_seed(config.train.seed)
-        self.model = RagBert(config.model, config.windows.max_seq_len).to(device)
+        self.model = build_network(config.model, config.windows.max_seq_len).to(device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
         )
         per_window = math.ceil(len(self.split.train) / config.train.batch_size)
         self.batches_per_epoch = per_window * plan.num_windows
+        if config.train.epoch_batches:
+            self.batches_per_epoch = min(self.batches_per_epoch, config.train.epoch_batches)
         steps = math.ceil(self.batches_per_epoch / config.train.accumulate)
         self.total_steps = steps * config.train.epochs
         self.progress = Progress()
-        self.identity = run_identity(panel.digest, plan, config)
+        self.identity = run_identity(panel, plan, config, maps.digest)
         self.score = Score()
         self.rows: list[dict[str, float | int]] = []
         self.first_step_seconds = math.nan
@@ -267,7 +284,12 @@ class Trainer:
     def _train_epoch(self) -> None:
         progress, train = self.progress, self.config.train
         plans = plan_epoch(
-            self.split.train, self.plan.num_windows, train.batch_size, train.seed, progress.epoch
+            self.split.train,
+            self.plan.num_windows,
+            train.batch_size,
+            train.seed,
+            progress.epoch,
+            train.epoch_batches,
         )
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -304,16 +326,7 @@ class Trainer:
             self._add_score(self.score, part, torch.sigmoid(logits.detach()))
 
     def _forward(self, part: Batch) -> torch.Tensor:
-        logits: torch.Tensor = self.model(
-            part.tokens,
-            part.af,
-            part.row_sample,
-            part.retrieved,
-            part.distances,
-            part.valid,
-            part.features,
-            part.prior_logit,
-        )
+        logits: torch.Tensor = self.model(**part.inputs())
         return logits
 
     def _autocast(self) -> torch.autocast:
@@ -366,7 +379,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, Score]:
-        """Score model, vote, nearest haplotype and frequency on the held-out samples."""
+        """Score model, copying model, nearest haplotype and frequency on the held-out samples."""
         scores = {method: Score() for method in METHODS}
         self.model.eval()
         plans = plan_validation(
@@ -378,7 +391,7 @@ class Trainer:
                     logits = self._forward(part)
                 answers = {
                     "model": torch.sigmoid(logits),
-                    "vote": torch.sigmoid(part.prior_logit),
+                    "copying": torch.sigmoid(part.copying_logit),
                     "nearest": part.nearest,
                     "af": part.af[part.row_sample],
                 }

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from snvrag.config import WindowConfig
 from snvrag.errors import UsageError
 
@@ -75,6 +78,16 @@ class WindowPlan:
     def num_windows(self) -> int:
         """Number of windows."""
         return len(self.windows)
+
+    def chromosome_rows(self, index: int) -> tuple[int, int]:
+        """Panel rows ``[start, end)`` of the chromosome that window ``index`` lies on."""
+        whole = self.context(index, self.num_windows)
+        return self.windows[whole[0]].start, self.windows[whole[-1]].end
+
+    def window_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The window that each panel row lies in: int64, shaped like ``rows``."""
+        starts = np.array([window.start for window in self.windows])
+        return np.searchsorted(starts, rows, side="right") - 1
 
     def context(self, index: int, flank: int) -> range:
         """Numbers of window ``index`` and up to ``flank`` windows to either side of it.

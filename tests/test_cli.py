@@ -261,7 +261,7 @@ def test_train_without_a_panel_uses_the_bundled_example(capsys, folder):
     ]
     assert (folder / "snvrag-example" / "panel.h5.index" / "manifest.json").exists()
     row = json.loads((folder / "snvrag-run" / "metrics.jsonl").read_text().splitlines()[-1])
-    for method in ("af", "nearest", "vote"):
+    for method in ("af", "nearest", "copying"):
         assert row["val_r2"] > row[f"{method}_r2"]
     assert run(["verify", "snvrag-example/panel.h5.index/", "--deep"]) == 0
 

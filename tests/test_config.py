@@ -25,7 +25,7 @@ def test_presets_and_their_training_settings_have_the_same_names():
 
 
 def test_auto_preset_follows_the_device():
-    assert resolve_preset("auto", cuda=False) == "tiny"
+    assert resolve_preset("auto", cuda=False) == "light"
     assert resolve_preset("auto", cuda=True) == "base"
     with pytest.raises(UsageError, match="huge"):
         resolve_preset("huge", cuda=False)
@@ -60,7 +60,7 @@ def test_damaged_configs_are_refused_by_name(data, word):
         (ModelConfig, {"dims": 65}, "--dims"),
         (ModelConfig, {"dims": 6, "heads": 2}, "--dims"),
         (ModelConfig, {"k": 0}, "--k"),
-        (ModelConfig, {"k": 40}, "--evidence-k"),
+        (ModelConfig, {"network": "cnn"}, "network"),
         (ModelConfig, {"dropout": 1.0}, "--dropout"),
         (TrainConfig, {"epochs": 0}, "--epochs"),
         (TrainConfig, {"lr": 0.0}, "--lr"),

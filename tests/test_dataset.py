@@ -17,6 +17,7 @@ from snvrag.dataset import (
     split_samples,
 )
 from snvrag.errors import InputError
+from snvrag.genetic_map import GeneticMap
 from snvrag.index_store import IndexStore
 from snvrag.panel import Panel
 from snvrag.tokens import ALT, MASK, PAD, REF, SOS
@@ -43,7 +44,8 @@ def batches_of(tmp_path):
         opened.append(store)
         train = np.setdiff1d(np.arange(panel.n_samples), validation)
         split = Split(train, np.array(validation, dtype=np.int64))
-        return panel, WindowBatches(panel, store, plan, config, split, torch.device("cpu"))
+        cm = GeneticMap.uniform().along(panel.chromosomes(), panel.positions)
+        return panel, WindowBatches(panel, store, plan, config, split, cm, torch.device("cpu"))
 
     yield make
     for thing in reversed(opened):
@@ -96,13 +98,13 @@ def test_validation_plan_covers_all():
 
 def test_ranking_reaches_into_the_flanks_until_enough_sites_are_observed():
     observed = np.ones(30, dtype=bool)
-    chosen = ranking_sites(observed, 10, 20, flank_observed=2, min_observed=0)
+    chosen = ranking_sites(observed, 10, 20, TrainConfig(flank_observed=2, min_observed=0))
     assert np.flatnonzero(chosen).tolist() == list(range(8, 22))
     sparse = np.zeros(30, dtype=bool)
     sparse[[0, 3, 5, 15, 25, 29]] = True
-    chosen = ranking_sites(sparse, 10, 20, flank_observed=1, min_observed=5)
+    chosen = ranking_sites(sparse, 10, 20, TrainConfig(flank_observed=1, min_observed=5))
     assert np.flatnonzero(chosen).tolist() == [3, 5, 15, 25, 29]
-    assert not ranking_sites(np.zeros(30, dtype=bool), 10, 20, 8, 40).any()
+    assert not ranking_sites(np.zeros(30, dtype=bool), 10, 20, TrainConfig()).any()
 
 
 @pytest.mark.parametrize("epoch", [0, 3, None])
@@ -122,7 +124,7 @@ def test_tokens_mask_labels_and_frequencies_are_in_step(mosaic_panel, batches_of
         assert (batch.tokens[:, n + 1 :] == PAD).all()
         np.testing.assert_array_equal(batch.labels[:, 1 : n + 1], truth[rows])
         assert batch.tokens.shape[1] == 64
-        for name in ("labels", "scored", "prior_logit", "nearest"):
+        for name in ("labels", "scored", "nearest"):
             tensor = getattr(batch, name)
             assert (tensor[:, 0] == 0).all()
             assert (tensor[:, n + 1 :] == 0).all()
@@ -188,7 +190,7 @@ def test_changing_masked_alleles_of_the_query_changes_no_input(make_panel, batch
     # The mask follows the frequency table, which the change moves: hold the mask still.
     other.mask = batches.mask
     before, after = batches.batch(plan, 0), other.batch(plan, 0)
-    for name in ("tokens", "af", "retrieved", "distances", "features", "prior_logit", "nearest"):
+    for name in ("tokens", "af", "retrieved", "distances", "features", "sign", "nearest"):
         assert torch.equal(getattr(before, name), getattr(after, name)), name
     assert torch.equal(before.scored, after.scored)
     assert not torch.equal(before.labels, after.labels)

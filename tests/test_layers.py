@@ -9,12 +9,24 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "snvrag"
 ORDER = (
     *("errors", "provenance", "config", "sites", "genetic_map", "dosage", "windows", "masking"),
-    *("tokens", "vcf", "panel", "conversion", "retrieval", "index_store", "copying", "evidence"),
+    *(
+        "tokens",
+        "vcf",
+        "panel",
+        "conversion",
+        "retrieval",
+        "index_kinds",
+        "index_store",
+        "copying",
+        "evidence",
+    ),
     *("model", "distributed", "checkpoint", "metrics", "dataset", "run_folder", "observer"),
     *(
         "training",
         "target",
         "chunks",
+        "refinement",
+        "networks",
         "imputation",
         "evaluation",
         "plots",
@@ -23,7 +35,7 @@ ORDER = (
         "cli",
     ),
 )
-FOLDERS = ("cli", "vcf")
+FOLDERS = ("cli", "copying", "vcf")
 OWNERS = {
     "cyvcf2": {"vcf"},
     "h5py": {"panel"},

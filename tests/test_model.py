@@ -5,11 +5,20 @@ import pytest
 import torch
 
 from snvrag.config import ModelConfig
-from snvrag.evidence import N_FEATURES
-from snvrag.model import RagBert, SiteEmbedding, allele_tokens, masked_loss, to_sequence
+from snvrag.copying import N_FEATURES
+from snvrag.evidence import COUNT_FEATURE, prior_logit
+from snvrag.model import (
+    RagBert,
+    SiteEmbedding,
+    allele_tokens,
+    build_network,
+    masked_loss,
+    to_sequence,
+)
 from snvrag.tokens import ALT, MASK, PAD, REF, SOS
 
 CONFIG = ModelConfig(dims=16, layers=2, heads=2, k=3, af_frequencies=4, dropout=0.0)
+LIGHT = ModelConfig(network="light", dims=16, layers=2, heads=1, k=1)
 LENGTH = 24
 
 
@@ -31,17 +40,22 @@ def make_inputs(n_sites=20, rows=4, k=3, seed=0, length=LENGTH):
         "valid": torch.ones(rows, k, dtype=torch.bool),
         "features": to_sequence(rand(rows, N_FEATURES, n_sites) - 0.5, length)
         .transpose(1, 2)
-        .contiguous(),
-        "prior_logit": to_sequence(rand(rows, n_sites) * 4 - 2, length),
+        .contiguous()
+        .abs(),
+        "sign": to_sequence((rand(n_sites) > 0.3).float() * 2 - 1, length, first=1, fill=1),
     }
 
 
 def trained_like(config=CONFIG, length=LENGTH, seed=1):
-    """A model whose Δ is not zero, as after some training."""
+    """A network whose Δ is not zero, as after some training."""
     torch.manual_seed(seed)
-    model = RagBert(config, length)
-    torch.nn.init.normal_(model.delta.weight, std=0.5)
-    return model.eval()
+    return move(build_network(config, length)).eval()
+
+
+def move(network):
+    for layer in (network.head.mix, network.head.shift):
+        torch.nn.init.normal_(layer.weight, std=0.5)
+    return network
 
 
 def test_rows_start_with_sos_and_every_array_shifts_alike():
@@ -59,10 +73,40 @@ def test_more_sites_than_the_sequence_holds_is_refused():
         to_sequence(torch.zeros(512), 512)
 
 
-def test_an_untrained_model_returns_the_prior_exactly():
+@pytest.mark.parametrize("config", [CONFIG, LIGHT], ids=["bert", "light"])
+def test_an_untrained_network_returns_the_copying_models_answer_exactly(config):
     inputs = make_inputs()
-    logits = RagBert(CONFIG, LENGTH).eval()(**inputs)
-    assert torch.equal(logits, inputs["prior_logit"])
+    logits = build_network(config, LENGTH).eval()(**inputs)
+    assert torch.equal(logits, inputs["sign"] * prior_logit(inputs["features"]))
+
+
+@pytest.mark.parametrize("config", [CONFIG, LIGHT], ids=["bert", "light"])
+def test_sites_whose_minor_allele_nobody_else_carries_are_left_to_the_copying_model(config):
+    inputs = make_inputs()
+    inputs["features"][:, 5, COUNT_FEATURE] = 0
+    logits = trained_like(config)(**inputs)
+    prior = inputs["sign"] * prior_logit(inputs["features"])
+    assert torch.equal(logits[:, 5], prior[:, 5])
+    assert not torch.equal(logits[:, 6], prior[:, 6])
+
+
+def test_the_light_network_looks_at_each_site_alone():
+    inputs, network = make_inputs(), trained_like(LIGHT)
+    before = network(**inputs)
+    changed = {**inputs, "features": inputs["features"].clone()}
+    changed["features"][:, 7] += 0.3
+    changed["tokens"] = torch.full_like(inputs["tokens"], MASK)
+    after = network(**changed)
+    same = torch.arange(LENGTH) != 7
+    assert torch.equal(before[:, same], after[:, same])
+    assert not torch.equal(before[:, 7], after[:, 7])
+
+
+@pytest.mark.parametrize("config", [CONFIG, LIGHT], ids=["bert", "light"])
+def test_which_allele_is_minor_only_turns_the_answer(config):
+    inputs, network = make_inputs(), trained_like(config)
+    turned = {**inputs, "sign": -inputs["sign"]}
+    assert torch.equal(network(**inputs), -network(**turned))
 
 
 def test_padding_does_not_change_predictions():
@@ -89,8 +133,9 @@ def test_rows_do_not_influence_one_another():
             **{
                 name: value[2:]
                 for name, value in inputs.items()
-                if name not in {"af", "row_sample"}
+                if name not in {"af", "row_sample", "sign"}
             },
+            sign=inputs["sign"],
             af=inputs["af"][1:],
             row_sample=inputs["row_sample"][2:] - 1,
         )
@@ -119,8 +164,7 @@ def test_gradient_reaches_the_embedding_through_the_retrieved_path_alone():
 def test_finite_difference_of_the_retrieved_path():
     torch.set_default_dtype(torch.float64)
     try:
-        model = RagBert(CONFIG, LENGTH).double().eval()
-        torch.nn.init.normal_(model.delta.weight, std=0.5)
+        model = move(RagBert(CONFIG, LENGTH)).double().eval()
         inputs = {
             name: value.double() if value.is_floating_point() else value
             for name, value in make_inputs().items()
@@ -208,8 +252,7 @@ def test_nothing_scored_is_zero_loss():
 
 
 def test_dropout_is_off_in_eval():
-    model = RagBert(dataclasses.replace(CONFIG, dropout=0.5), LENGTH)
-    torch.nn.init.normal_(model.delta.weight, std=0.5)
+    model = move(RagBert(dataclasses.replace(CONFIG, dropout=0.5), LENGTH))
     inputs = make_inputs()
     with torch.no_grad():
         assert torch.equal(model.eval()(**inputs), model(**inputs))

@@ -79,7 +79,7 @@ def test_run_folder_holds_what_it_should(mosaic_panel, tmp_path):
     with (run / "metrics.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert [int(r["epoch"]) for r in rows] == [1, 2]
-    for method in ("val", "vote", "nearest", "af"):
+    for method in ("val", "copying", "nearest", "af"):
         assert 0.0 <= float(rows[-1][f"{method}_accuracy"]) <= 1.0
         assert 0.0 <= float(rows[-1][f"{method}_r2"]) <= 1.0
     lines = (run / "metrics.jsonl").read_text().splitlines()
@@ -106,18 +106,18 @@ def test_the_first_epochs_baselines_do_not_depend_on_training(mosaic_panel, tmp_
     train(mosaic_panel, tmp_path / "r", config=CONFIG, index_dir=tmp_path / "i", observer=recorder)
     first, second = recorder.rows
     for key in first:
-        if key.startswith(("vote_", "nearest_", "af_")):
+        if key.startswith(("copying_", "nearest_", "af_")):
             assert first[key] == pytest.approx(second[key], nan_ok=True), key
     assert first["val_loss"] != second["val_loss"]
 
 
-def test_training_beats_frequency_nearest_haplotype_and_vote(tmp_path, make_panel):
+def test_training_beats_frequency_nearest_haplotype_and_copying(tmp_path, make_panel):
     path = make_panel(mosaic(120, 250, founders=10, seed=1))
     config = with_train(epochs=6, lr=1e-2)
     recorder = Recorder()
     train(path, tmp_path / "r", config=config, index_dir=tmp_path / "i", observer=recorder)
     last = recorder.rows[-1]
-    for method in ("af", "nearest", "vote"):
+    for method in ("af", "nearest", "copying"):
         assert last["val_r2"] > last[f"{method}_r2"], (method, last)
         assert last["val_loss"] < last[f"{method}_loss"], (method, last)
     assert last["val_accuracy"] > last["af_accuracy"]
@@ -326,6 +326,6 @@ def test_training_on_cuda_comes_to_the_same(mosaic_panel, tmp_path):
             observer=recorder,
         )
         figures.append(recorder.rows[-1])
-    for key in ("vote_r2", "nearest_r2", "af_r2"):
+    for key in ("copying_r2", "nearest_r2", "af_r2"):
         assert figures[0][key] == pytest.approx(figures[1][key], abs=1e-4)
     assert figures[0]["val_r2"] == pytest.approx(figures[1]["val_r2"], abs=0.02)

@@ -9,6 +9,7 @@ import typer
 from snvrag.cli.options import (
     SELECTION,
     Common,
+    Device,
     MaxMemory,
     parse_memory,
     parse_region_options,
@@ -30,6 +31,16 @@ def impute(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Imputed .vcf.gz or .bcf; its index is written.")
     ],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model", "-m", metavar="RUN", help="Run folder whose network refines the result."
+        ),
+    ] = None,
+    index_dir: Annotated[
+        Path | None,
+        typer.Option("--index-dir", "-i", help="Index folder for -m; default PANEL.h5.index/."),
+    ] = None,
     genetic_map: Annotated[
         Path | None,
         typer.Option(
@@ -81,6 +92,7 @@ def impute(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    device: Device = "auto",
     max_memory: MaxMemory = None,
     common: Common,
 ) -> None:
@@ -94,6 +106,8 @@ def impute(
             target,
             panel,
             output,
+            model=model,
+            index_dir=index_dir,
             genetic_map=genetic_map,
             regions=parse_region_options(region, None),
             excluded=excluded,
@@ -102,6 +116,7 @@ def impute(
             hds=hds,
             allow_self=allow_self,
             threads=common.threads,
+            device=device,
             max_memory=parse_memory(max_memory),
             force=common.force,
             progress=progress,

@@ -188,13 +188,13 @@ class TrainingView:
 
     def on_epoch(self, row: Mapping[str, float | int]) -> None:
         """Print the epoch's validation figures beside the baselines'."""
-        methods = (("af", 7), ("nearest", 8), ("vote", 7), ("val", 7))
+        methods = (("af", 7), ("nearest", 8), ("copying", 8), ("val", 7))
         if not self._header_shown:
             self._header_shown = True
             names = "".join(f"{'model' if m == 'val' else m:>{w}}" for m, w in methods)
             names = names.replace("   af", "   AF")
             self._log("held-out samples, masked sites:")
-            self._log(f"{'':5} | {'accuracy':^29} | {'dosage r²':^29} | rare")
+            self._log(f"{'':5} | {'accuracy':^30} | {'dosage r²':^30} | rare")
             self._log(f"{'epoch':5} |{names} |{names} |   F1")
         accuracy = "".join(f"{_figure(row[f'{m}_accuracy']):>{w}}" for m, w in methods)
         r2 = "".join(f"{_figure(row[f'{m}_r2']):>{w}}" for m, w in methods)

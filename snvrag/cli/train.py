@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from snvrag.observer import TrainReport
 
 _EXAMPLE_SETTINGS: Mapping[str, Any] = {"preset": "tiny", "epochs": 2}
-_PATHS_IN_TOML = ("panel", "output", "index_dir")
+_PATHS_IN_TOML = ("panel", "output", "index_dir", "genetic_map")
 
 
 @with_common
@@ -51,6 +51,12 @@ def train(
         Path | None,
         typer.Option("--index-dir", "-i", help="Index folder; default PANEL.h5.index/."),
     ] = None,
+    genetic_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--map", help="Genetic map: PLINK, SHAPEIT, Eagle or Minimac4 form; without, 1 cM/Mb."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in -o.")] = False,
     window_size: WindowSize = None,
     old_window_size: Annotated[int | None, typer.Option("--window_size", hidden=True)] = None,
@@ -60,7 +66,7 @@ def train(
     max_seq_len: MaxSeqLen = None,
     preset: Annotated[
         str | None,
-        typer.Option("--preset", help="auto, tiny, small or base.", rich_help_panel=MODEL),
+        typer.Option("--preset", help="auto, light, tiny, small or base.", rich_help_panel=MODEL),
     ] = None,
     dims: Annotated[int | None, typer.Option("--dims", rich_help_panel=MODEL)] = None,
     layers: Annotated[int | None, typer.Option("--layers", rich_help_panel=MODEL)] = None,
@@ -71,6 +77,14 @@ def train(
     ] = None,
     dropout: Annotated[float | None, typer.Option("--dropout", rich_help_panel=MODEL)] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", rich_help_panel=TRAINING)] = None,
+    epoch_batches: Annotated[
+        int | None,
+        typer.Option(
+            "--epoch-batches",
+            help="Batches per epoch, drawn anew each time; 0 is all.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option("--batch-size", help="Samples of one window.", rich_help_panel=TRAINING),
@@ -159,7 +173,7 @@ def train(
 
     terminal = Terminal(common)
     settings = _train_settings(given, terminal.note)
-    paths = {name: settings.pop(name) for name in ("panel", "output", "index_dir")}
+    paths = {name: settings.pop(name) for name in _PATHS_IN_TOML}
     view = TrainingView(terminal)
     try:
         report = library_train(
@@ -195,8 +209,8 @@ def _present(terminal: "Terminal", report: "TrainReport") -> None:
         "epochs": f"{report.epochs}{' (stopped early)' if report.stopped_early else ''}, best "
         f"{report.best_epoch}",
         "optimiser steps": report.steps,
-        "held-out accuracy": f"{best['val_accuracy']:.4f} (vote {best['vote_accuracy']:.4f})",
-        "held-out dosage r²": f"{best['val_r2']:.4f} (vote {best['vote_r2']:.4f})",
+        "held-out accuracy": f"{best['val_accuracy']:.4f} (copying {best['copying_accuracy']:.4f})",
+        "held-out dosage r²": f"{best['val_r2']:.4f} (copying {best['copying_r2']:.4f})",
         "indexes built": report.jit_builds,
         "time": f"{report.seconds:.1f} s (first step after {report.first_step_seconds:.1f} s)",
     }
@@ -209,7 +223,8 @@ def _train_settings(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
     options = {
         name: given[name]
         for name in (
-            *("panel", "output", "index_dir", "max_seq_len", "preset", "dims", "layers", "heads"),
+            *_PATHS_IN_TOML,
+            *("max_seq_len", "preset", "dims", "layers", "heads", "epoch_batches"),
             *("k", "dropout", "epochs", "batch_size", "accumulate", "lr", "warmup_steps", "gamma"),
             *("rare_threshold", "flank_windows", "validation_fraction", "validation_batch"),
             *("patience", "min_delta", "checkpoint_every", "seed"),

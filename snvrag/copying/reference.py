@@ -1,0 +1,292 @@
+"""The copying model: a target haplotype is a mosaic of reference haplotypes (Li & Stephens 2003).
+
+Forward-backward over observed sites only; between two of them the posterior of every state has a
+closed form, so a masked site costs a sum over the carriers of its minor allele and no recursion.
+With π = 1 / states, genetic coordinate g and R(a, b) = 1 - exp(-(g_b - g_a)):
+
+    A_1 = norm(π e_1)      A_j = norm(((1 - R) A_{j-1} + R π) e_j)
+    B_J = norm(e_J)        B_j = norm(((1 - R) B_{j+1} + R) e_j),     norm: Σ π B = 1
+    post_l(k) ∝ ((1 - R1) A_j + R1 π) ((1 - R2) B_{j+1} + R2)         o_j < l < o_{j+1}
+    p_l = Σ_k post_l(k) [k carries ALT at l]
+
+e_j(k) is 1 - ε where the reference allele equals the target's, else ε; a site with a missing call
+is not observed. Without a network the probabilities of a small bank of settings (c, ε) are
+averaged; a network takes the logits of a larger bank, and what else the posterior and the runs of
+identity around the site say, as evidence.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snvrag.copying import kernels
+
+# (switch rate c per cM at 480 haplotypes, mismatch probability ε)
+DEFAULT_BANK = ((2.0, 0.003), (8.0, 0.003), (24.0, 0.003))
+EVIDENCE_BANK = (*DEFAULT_BANK, (8.0, 0.02), (60.0, 0.003))
+ALL_STATES = 1000
+"""Up to this many haplotypes every one is a state."""
+STATES_PER_WINDOW = 32
+STATE_WINDOWS = 3
+"""Windows to either side whose longest runs are states too."""
+Bank = tuple[tuple[float, float], ...]
+_REFERENCE_HAPLOTYPES = 480
+_PER_BP = 3e-6
+_PER_SITE = 1e-6
+
+
+def genetic_coordinate(
+    cm: NDArray[np.float64], bp: NDArray[np.int64], rate: float, n_haplotypes: int
+) -> NDArray[np.float64]:
+    """g_l = c·cM_l·480/n + 3·10⁻⁶·bp_l + 10⁻⁶·l: float64 [sites], strictly increasing."""
+    per_cm = rate * _REFERENCE_HAPLOTYPES / n_haplotypes
+    return np.asarray(per_cm * cm + _PER_BP * (bp - bp[:1]) + _PER_SITE * np.arange(len(cm)))
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """n reference haplotypes over a context of sites, laid out for the kernels.
+
+    Evidence comes from all J observed sites of the context; probabilities are wanted for its core
+    of L sites, and only there all alleles are needed.
+    """
+
+    observed: NDArray[np.int64]
+    """int64 [J]: observed columns of the context."""
+    at_observed: NDArray[np.uint8]
+    """uint8 [J, n]: alleles at observed sites."""
+    core: int
+    """The context's column at which the core begins."""
+    carried: NDArray[np.uint8]
+    """uint8 [L, n]: 1 where a haplotype carries the core site's minor allele."""
+    carriers: NDArray[np.int32]
+    """int32: haplotypes that carry the minor allele, core site after core site."""
+    first: NDArray[np.int64]
+    """int64 [L + 1]: where each core site's carriers begin."""
+    minor_is_alt: NDArray[np.bool_]
+    """bool [L]."""
+
+    @classmethod
+    def of(cls, alleles: NDArray[np.uint8], observed: NDArray[np.bool_]) -> "Reference":
+        """Of alleles uint8 [n, L] with ``observed`` bool [L]: the whole context is the core."""
+        columns = np.flatnonzero(observed)
+        return cls.of_core(alleles, 0, columns, np.ascontiguousarray(alleles[:, columns].T))
+
+    @classmethod
+    def of_core(
+        cls,
+        alleles: NDArray[np.uint8],
+        core: int,
+        observed: NDArray[np.int64],
+        at_observed: NDArray[np.uint8],
+        judges: NDArray[np.bool_] | None = None,
+    ) -> "Reference":
+        """Of the core's alleles uint8 [n, L] and the context's observed ones; see the fields.
+
+        ``judges`` bool [n] says whose alleles decide which one is minor; all if None. Queries that
+        are themselves in the panel must not: at a frequency of one half that would tell on them.
+        """
+        n, sites = alleles.shape
+        counts = alleles.sum(axis=0, dtype=np.int64)
+        if judges is None:
+            minor_is_alt = counts * 2 <= n
+        else:
+            own = alleles[~judges].sum(axis=0, dtype=np.int64)
+            minor_is_alt = (counts - own) * 2 <= judges.sum()
+        carried = np.ascontiguousarray((alleles == minor_is_alt).T).view(np.uint8)
+        first = np.zeros(sites + 1, dtype=np.int64)
+        np.cumsum(np.where(minor_is_alt, counts, n - counts), out=first[1:])
+        carriers = (np.flatnonzero(carried) % n).astype(np.int32)
+        return cls(observed, at_observed, core, carried, carriers, first, minor_is_alt)
+
+    @property
+    def n_haplotypes(self) -> int:
+        """n."""
+        return int(self.carried.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """The haplotypes that each of T targets may copy from, target after target."""
+
+    haplotypes: NDArray[np.int32]
+    first: NDArray[np.int64]
+    """int64 [T + 1]."""
+
+    @classmethod
+    def of(cls, kept: NDArray[np.bool_]) -> "States":
+        """From bool [T, n]."""
+        first = np.zeros(len(kept) + 1, dtype=np.int64)
+        np.cumsum(kept.sum(axis=1), out=first[1:])
+        return cls(np.nonzero(kept)[1].astype(np.int32), first)
+
+
+def longest_runs(
+    at_observed: NDArray[np.uint8],
+    targets: NDArray[np.int8],
+    cm: NDArray[np.float64],
+    window: NDArray[np.int64],
+    n_windows: int,
+    per_window: int = STATES_PER_WINDOW,
+) -> NDArray[np.int32]:
+    """The haplotypes that share the longest runs with each target, window by window.
+
+    The score of a haplotype in a window is the mean, over the window's observed sites, of the cM
+    between the mismatches that enclose the site; 0 at a mismatch.
+
+    Args:
+        at_observed: uint8 [J, n], alleles at the observed sites of a chromosome.
+        targets: int8 [T, J]; -1 is missing and matches all.
+        cm: float64 [J].
+        window: int64 [J], number of each observed site's window, from 0, not decreasing.
+        n_windows: W.
+        per_window: haplotypes kept per window.
+
+    Returns:
+        int32 [T, W, per_window]: haplotype numbers; -1 where fewer have a score above 0.
+    """
+    return np.asarray(
+        kernels.longest_runs(
+            np.ascontiguousarray(at_observed.T),
+            np.ascontiguousarray(targets),
+            cm,
+            window,
+            n_windows,
+            min(per_window, at_observed.shape[1]),
+        )
+    )
+
+
+def select_states(
+    n_haplotypes: int,
+    n_targets: int,
+    runs: NDArray[np.int32] | None = None,
+    exclude: NDArray[np.int64] | None = None,
+) -> States:
+    """The states of each target: all haplotypes, or the union of ``runs`` over windows.
+
+    Args:
+        n_haplotypes: n.
+        n_targets: T.
+        runs: int32 [T, W, k] of :func:`longest_runs`, of the windows around; all states if None.
+        exclude: int64 [T, e], haplotypes a target must not copy from; -1 for none.
+    """
+    kept = np.full((n_targets, n_haplotypes), runs is None)
+    for target in range(n_targets):
+        if runs is not None:
+            numbers = runs[target][runs[target] >= 0]
+            kept[target, numbers if len(numbers) else slice(None)] = True
+        if exclude is not None:
+            kept[target, exclude[target][exclude[target] >= 0]] = False
+    return States.of(kept)
+
+
+def copying_probability(
+    reference: Reference,
+    targets: NDArray[np.int8],
+    cm: NDArray[np.float64],
+    bp: NDArray[np.int64],
+    *,
+    states: States | None = None,
+    bank: Bank = DEFAULT_BANK,
+) -> NDArray[np.float32]:
+    """P(ALT) of target haplotypes at every core site, averaged over a bank of settings.
+
+    Where the target has a call, that call; a missing call is imputed like a masked site.
+
+    Args:
+        reference: n haplotypes, J observed sites, L core sites.
+        targets: int8 [T, J], alleles at the observed sites; -1 is missing.
+        cm: float64, of every site of the context; not decreasing.
+        bp: int64, likewise.
+        states: what each target copies from; all haplotypes if None.
+        bank: pairs (c, ε).
+
+    Returns:
+        float32 [T, L].
+    """
+    n_targets, n_sites = len(targets), len(reference.minor_is_alt)
+    minor = np.zeros((n_targets, n_sites), dtype=np.float32)
+    nothing = np.empty((n_targets, n_sites, 0), dtype=np.float32)
+    _run(reference, targets, cm, bp, states, None, bank, minor, nothing)
+    probability = np.where(reference.minor_is_alt, minor, np.float32(1.0) - minor)
+    inside, calls = _core_calls(reference, targets)
+    probability[:, inside] = np.where(calls < 0, probability[:, inside], calls)
+    return probability
+
+
+def copying_evidence(
+    reference: Reference,
+    targets: NDArray[np.int8],
+    cm: NDArray[np.float64],
+    bp: NDArray[np.int64],
+    *,
+    states: States | None = None,
+    exclude: NDArray[np.int64] | None = None,
+    bank: Bank = EVIDENCE_BANK,
+) -> NDArray[np.float32]:
+    """Evidence for a network, about the minor allele; see :mod:`snvrag.evidence`.
+
+    Args:
+        reference: n haplotypes, J observed sites, L core sites.
+        targets: int8 [T, J], alleles at the observed sites; -1 is missing.
+        cm: float64, of every site of the context; not decreasing.
+        bp: int64, likewise.
+        states: what each target copies from; all haplotypes if None.
+        exclude: int64 [T, e], haplotypes that do not count among the carriers; -1 for none.
+        bank: as many pairs (c, ε) as :data:`N_LOGITS`.
+
+    Returns:
+        float32 [T, L, N_FEATURES]; zero where the target has a call.
+    """
+    n_targets, n_sites = len(targets), len(reference.minor_is_alt)
+    features = np.zeros((n_targets, n_sites, kernels.N_FEATURES), dtype=np.float32)
+    nothing = np.empty((n_targets, 0), dtype=np.float32)
+    _run(reference, targets, cm, bp, states, exclude, bank, nothing, features)
+    return features
+
+
+def _run(
+    reference: Reference,
+    targets: NDArray[np.int8],
+    cm: NDArray[np.float64],
+    bp: NDArray[np.int64],
+    states: States | None,
+    exclude: NDArray[np.int64] | None,
+    bank: Bank,
+    probability: NDArray[np.float32],
+    features: NDArray[np.float32],
+) -> None:
+    n = reference.n_haplotypes
+    if states is None:
+        states = States.of(np.ones((len(targets), n), dtype=bool))
+    if exclude is None:
+        exclude = np.full((len(targets), 1), -1, dtype=np.int64)
+    kernels.impute_targets(
+        reference.observed,
+        reference.at_observed,
+        reference.core,
+        reference.carried,
+        reference.carriers,
+        reference.first,
+        states.haplotypes,
+        states.first,
+        np.ascontiguousarray(exclude),
+        np.ascontiguousarray(targets),
+        np.stack([genetic_coordinate(cm, bp, rate, n) for rate, _ in bank]),
+        np.array([error / (1.0 - error) for _, error in bank], dtype=np.float32),
+        np.ascontiguousarray(cm, dtype=np.float64),
+        probability,
+        features,
+    )
+
+
+def _core_calls(
+    reference: Reference, targets: NDArray[np.int8]
+) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """Core columns that are observed, and the targets' calls there, int8 [T, columns]."""
+    low, high = np.searchsorted(
+        reference.observed, [reference.core, reference.core + len(reference.minor_is_alt)]
+    )
+    return reference.observed[low:high] - reference.core, targets[:, low:high]

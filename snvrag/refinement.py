@@ -1,0 +1,163 @@
+"""A trained network at work: target haplotypes in, probabilities at every panel site out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from snvrag.chunks import Chunk
+from snvrag.copying import Reference, States, copying_evidence
+from snvrag.dataset import network_inputs, ranking_sites, window_alleles
+from snvrag.dosage import leave_one_out_counts
+from snvrag.index_store import IndexStore
+from snvrag.model import LightNetwork
+from snvrag.panel import Panel
+from snvrag.retrieval import Neighbours
+from snvrag.run_folder import TrainedRun
+from snvrag.target import TargetHaplotypes
+from snvrag.windows import Window
+
+_LIGHT_ROWS = 1 << 14
+_NO_HAPLOTYPE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Refiner:
+    """A network with what it looks things up in.
+
+    ``exclude`` is int64 [H, 2], panel haplotypes that a target haplotype must not see; -1 is none.
+    """
+
+    run: TrainedRun
+    panel: Panel
+    store: IndexStore | None
+    """Haplotype indexes; None for the light network, which retrieves nothing itself."""
+    target: TargetHaplotypes
+    exclude: NDArray[np.int64]
+    device: torch.device
+
+    @torch.inference_mode()
+    def probability(
+        self,
+        chunk: Chunk,
+        some: slice,
+        reference: Reference,
+        calls: NDArray[np.int8],
+        cm: NDArray[np.float64],
+        states: States,
+    ) -> NDArray[np.float32]:
+        """P(ALT) float32 [T, L] of target haplotypes ``some`` at a chunk's sites.
+
+        Where a haplotype has a call, the value has no meaning.
+
+        Args:
+            chunk: the sites, whole windows.
+            some: numbers of the target haplotypes.
+            reference: panel haplotypes over the chunk's context.
+            calls: int8 [T, J], alleles at the context's observed sites; -1 is missing.
+            cm: float64, of every site of the context.
+            states: what each target copies from.
+        """
+        bp = self.panel.positions[chunk.first : chunk.last]
+        exclude = self.exclude[some]
+        features = copying_evidence(reference, calls, cm, bp, states=states, exclude=exclude)
+        network = self.run.network
+        if isinstance(network, LightNetwork):
+            logits = self._light(network, features)
+            return _sigmoid(np.where(reference.minor_is_alt, logits, -logits))
+        parts = []
+        assert self.store is not None  # noqa: S101 - for the type checker
+        for window in self.store.plan.windows:
+            if chunk.start <= window.start < chunk.end:
+                sites = slice(window.start - chunk.start, window.end - chunk.start)
+                minor = reference.minor_is_alt[sites]
+                parts.append(self._window(self.store, window, some, features[:, sites], minor))
+        return _sigmoid(np.concatenate(parts, axis=1))
+
+    def _light(self, network: LightNetwork, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits of the minor allele [T, L]."""
+        flat = torch.from_numpy(features.reshape(-1, features.shape[-1]))
+        parts = [
+            network.refine(rows.to(self.device)).cpu() for rows in torch.split(flat, _LIGHT_ROWS)
+        ]
+        logits: NDArray[np.float32] = torch.cat(parts).numpy().reshape(features.shape[:2])
+        return logits
+
+    def _window(
+        self,
+        store: IndexStore,
+        window: Window,
+        some: slice,
+        features: NDArray[np.float32],
+        minor_is_alt: NDArray[np.bool_],
+    ) -> NDArray[np.float32]:
+        """Logits of ALT [T, n] for one window, by a network that reads whole windows."""
+        config = self.run.config
+        context, start, end = store.context(window.index, config.train.flank_windows)
+        observed, calls = self.target.observed(start, end)
+        known = np.zeros((some.stop - some.start, end - start), dtype=bool)
+        known[:, observed] = calls[some] >= 0
+        alleles = np.zeros(known.shape, dtype=np.uint8)
+        alleles[:, observed] = calls[some].clip(min=0)
+        first, last = window.start - start, window.end - start
+        found = self._nearest(context, known, alleles, first, last, self.exclude[some])
+        inputs = network_inputs(
+            alleles=alleles[:, first:last],
+            masked=~known[:, first:last],
+            af=self._frequencies(window, self.exclude[some]),
+            row_sample=np.arange(len(known)),
+            donors=window_alleles(store, window.index, found.ids),
+            found=found,
+            features=features,
+            minor_is_alt=minor_is_alt,
+            length=config.windows.max_seq_len,
+            device=self.device,
+        )
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
+        ):
+            logits = self.run.network(**inputs)
+        sites: NDArray[np.float32] = logits[:, 1 : 1 + window.n_snps].float().cpu().numpy()
+        return sites
+
+    def _nearest(
+        self,
+        context: Any,
+        known: NDArray[np.bool_],
+        alleles: NDArray[np.uint8],
+        first: int,
+        last: int,
+        exclude: NDArray[np.int64],
+    ) -> Neighbours:
+        """The nearest panel haplotypes, one masked copy of the index per pattern of calls."""
+        config = self.run.config
+        patterns, group = np.unique(known, axis=0, return_inverse=True)
+        ids = np.full((len(known), config.model.k), _NO_HAPLOTYPE, dtype=np.int64)
+        distances = np.full(ids.shape, -1, dtype=np.int32)
+        for number, pattern in enumerate(patterns):
+            rows = np.flatnonzero(group.ravel() == number)
+            ranking = ranking_sites(pattern, first, last, config.train)
+            found = context.masked(ranking).search(
+                alleles[rows], config.model.k, exclude[rows], device=str(self.device)
+            )
+            ids[rows], distances[rows] = found.ids, found.distances
+        return Neighbours(ids, distances)
+
+    def _frequencies(self, window: Window, exclude: NDArray[np.int64]) -> NDArray[np.float32]:
+        """ALT frequency float32 [T, n] without the haplotypes that a target must not see."""
+        sites = slice(window.start, window.end)
+        ac, an = self.panel.ac[sites], self.panel.an[sites]
+        own_n = (exclude >= 0).sum(axis=1, keepdims=True)
+        own_alt = np.zeros((len(exclude), window.n_snps), dtype=np.int64)
+        assert self.store is not None  # noqa: S101 - for the type checker
+        for row in np.flatnonzero(own_n[:, 0]):
+            ids = exclude[row][exclude[row] >= 0]
+            own_alt[row] = self.store.get(window.index).alleles(ids).sum(axis=0)
+        counts, totals = leave_one_out_counts(ac, an, own_alt, own_n)
+        return (counts / np.maximum(totals, 1)).astype(np.float32)
+
+
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)

@@ -1,0 +1,187 @@
+"""``impute -m``: a trained network on targets, against the copying model and the panel's rules."""
+
+import dataclasses
+import json
+
+import cyvcf2
+import numpy as np
+import pytest
+import torch
+from conftest import mosaic, write_vcf
+
+from snvrag.checkpoint import load_weights, save_weights
+from snvrag.config import run_config
+from snvrag.conversion import convert
+from snvrag.errors import InputError, MismatchError
+from snvrag.evaluation import evaluate
+from snvrag.imputation import impute
+from snvrag.index_store import build_index
+from snvrag.model import build_network
+from snvrag.training import train
+from snvrag.vcf import DosageReader
+
+N_SITES = 400
+KEPT = 8
+WINDOWS = {"window_size": 100, "max_seq_len": 104}
+TINY = {"dims": 16, "layers": 1, "heads": 2, "k": 2}
+
+
+def write_target(path, alleles, *, missing=()):
+    """Every KEPT-th site of ``alleles``, samples named T…, some calls missing."""
+    write_vcf(path, alleles, spacing=100)
+    lines = path.read_text().replace("\tS", "\tT").splitlines()
+    body = [x for x in lines if not x.startswith("#")][::KEPT]
+    for row, sample in missing:
+        fields = body[row].split("\t")
+        fields[9 + sample] = ".|."
+        body[row] = "\t".join(fields)
+    path.write_text("\n".join([x for x in lines if x.startswith("#")] + body) + "\n")
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """A panel, a target, its truth, and an untrained and a trained run of each network."""
+    folder = tmp_path_factory.mktemp("refined")
+    alleles = mosaic(68, N_SITES, founders=8, switch_rate=0.004)
+    write_vcf(folder / "panel.vcf", alleles[:60], spacing=100)
+    convert(folder / "panel.vcf", folder / "panel.h5")
+    write_vcf(folder / "truth.vcf", alleles[60:], spacing=100)
+    text = (folder / "truth.vcf").read_text().replace("\tS", "\tT")
+    (folder / "truth.vcf").write_text(text)
+    write_target(folder / "target.vcf", alleles[60:], missing=[(3, 1), (4, 1), (9, 2)])
+    short = {"epochs": 1, "batch_size": 10, "epoch_batches": 3, "warmup_steps": 1, **WINDOWS}
+    for name, settings in (
+        ("light", {"preset": "light", "dims": 16}),
+        ("bert", {"preset": "tiny", **TINY}),
+    ):
+        config = run_config(short | settings)
+        train(folder / "panel.h5", folder / name, config=config)
+        blank = folder / f"{name}-untrained"
+        blank.mkdir()
+        (blank / "config.json").write_text((folder / name / "config.json").read_text())
+        network = build_network(config.model, config.windows.max_seq_len)
+        save_weights(network, blank / "model.safetensors")
+    return folder
+
+
+def dosages(path):
+    reader = DosageReader(path)
+    try:
+        return np.array([record.dosage for record in reader])
+    finally:
+        reader.close()
+
+
+def run(case, folder, name="out.vcf.gz", **options):
+    target = options.pop("target", case / "target.vcf")
+    impute(target, case / "panel.h5", folder / name, **options)
+    return dosages(folder / name)
+
+
+@pytest.mark.parametrize("network", ["light", "bert"])
+def test_an_untrained_network_imputes_as_the_copying_model_does(case, tmp_path, network):
+    alone = run(case, tmp_path, "alone.vcf.gz")
+    blank = run(case, tmp_path, model=case / f"{network}-untrained")
+    np.testing.assert_allclose(blank, alone, atol=1.001e-3)
+
+
+@pytest.mark.parametrize("network", ["light", "bert"])
+def test_a_trained_network_changes_the_result_and_stays_accurate(case, tmp_path, network):
+    alone = run(case, tmp_path, "alone.vcf.gz")
+    refined = run(case, tmp_path, model=case / network)
+    assert np.abs(refined - alone).max() > 0.002
+    r2 = [
+        evaluate(tmp_path / name, case / "truth.vcf", case / "panel.h5").all.aggregate_r2
+        for name in ("alone.vcf.gz", "out.vcf.gz")
+    ]
+    assert r2[1] > r2[0] - 0.01
+
+
+@pytest.mark.parametrize("network", ["light", "bert"])
+def test_results_do_not_depend_on_chunks_or_on_who_else_is_imputed(case, tmp_path, network):
+    whole = run(case, tmp_path, "whole.vcf.gz", model=case / network)
+    lines = (case / "target.vcf").read_text().splitlines()
+    one = ["\t".join(x.split("\t")[:10]) if not x.startswith("##") else x for x in lines]
+    (tmp_path / "one.vcf").write_text("\n".join(one) + "\n")
+    alone = run(case, tmp_path, "one.vcf.gz", model=case / network, target=tmp_path / "one.vcf")
+    np.testing.assert_allclose(alone[:, 0], whole[:, 0], atol=1.001e-3)
+
+
+@pytest.mark.parametrize("network", ["light", "bert"])
+def test_the_output_names_the_network(case, tmp_path, network):
+    impute(
+        case / "target.vcf", case / "panel.h5", tmp_path / "o.bcf", model=case / network, hds=True
+    )
+    vcf = cyvcf2.VCF(str(tmp_path / "o.bcf"))
+    header = vcf.raw_header
+    vcf.close()
+    kind = "light" if network == "light" else "bert"
+    assert f"##snvrag_model={network} {kind} " in header
+    assert "snvrag_copying_bank" not in header
+
+
+def test_a_run_for_other_sites_is_refused_with_the_difference(case, tmp_path):
+    write_vcf(tmp_path / "p.vcf", mosaic(20, 50), spacing=100)
+    convert(tmp_path / "p.vcf", tmp_path / "p.h5")
+    with pytest.raises(MismatchError, match=r"20:100-40,000, 400 sites.*20:100-5,000, 50 sites"):
+        impute(case / "target.vcf", tmp_path / "p.h5", tmp_path / "o.vcf.gz", model=case / "light")
+    assert not (tmp_path / "o.vcf.gz").exists()
+
+
+def test_indexes_of_another_window_size_are_refused(case, tmp_path):
+    build_index(case / "panel.h5", tmp_path / "index")
+    with pytest.raises(MismatchError, match="window_size 511, needed is 100"):
+        run(case, tmp_path, model=case / "bert", index_dir=tmp_path / "index")
+
+
+def test_what_is_no_run_is_refused(case, tmp_path):
+    with pytest.raises(InputError, match=r"config\.json: cannot be read"):
+        run(case, tmp_path, model=tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"format_name": "snvrag-run"}))
+    with pytest.raises(InputError, match="version None, not 'snvrag-run' version"):
+        run(case, tmp_path, model=tmp_path)
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "config.json").write_text((case / "light" / "config.json").read_text())
+    (folder / "model.safetensors").write_bytes((case / "bert" / "model.safetensors").read_bytes())
+    with pytest.raises(MismatchError, match="holds another network"):
+        run(case, tmp_path, model=folder)
+
+
+def test_another_map_than_in_training_is_a_warning(case, tmp_path, caplog):
+    (tmp_path / "map.txt").write_text("pos chr cM\n1 20 0\n50000 20 0.2\n")
+    run(case, tmp_path, model=case / "light", genetic_map=tmp_path / "map.txt")
+    assert "another genetic map" in caplog.text
+
+
+@pytest.mark.parametrize("network", ["light", "bert"])
+def test_a_target_sample_of_the_panel_does_not_see_itself(case, tmp_path, network):
+    """Changing the panel's copy of the target's own sample changes nothing."""
+    results = []
+    for number, flip in enumerate((False, True)):
+        alleles = mosaic(60, N_SITES, founders=8, switch_rate=0.004)
+        target = alleles[:2].copy()
+        if flip:
+            masked = np.arange(N_SITES) % KEPT != 0
+            alleles[:2, masked] ^= 1
+        write_vcf(tmp_path / f"p{number}.vcf", alleles, spacing=100)
+        convert(tmp_path / f"p{number}.vcf", tmp_path / f"p{number}.h5", force=True)
+        write_target(tmp_path / f"t{number}.vcf", target)
+        text = (tmp_path / f"t{number}.vcf").read_text().replace("\tT0", "\tS0")
+        (tmp_path / f"t{number}.vcf").write_text(text)
+        out = tmp_path / f"o{number}.vcf.gz"
+        model = case / network
+        impute(tmp_path / f"t{number}.vcf", tmp_path / f"p{number}.h5", out, model=model)
+        results.append(dosages(out))
+    np.testing.assert_allclose(results[0], results[1], atol=1.001e-3)
+
+
+def test_weights_survive_the_round_trip(case):
+    config = run_config({"preset": "light", "dims": 16})
+    network = build_network(config.model, 104)
+    load_weights(network, case / "light" / "model.safetensors")
+    assert network.head.shift.weight.abs().max() > 0
+    other = dataclasses.replace(config.model, dims=24)
+    with pytest.raises(MismatchError, match="other shape"):
+        load_weights(build_network(other, 104), case / "light" / "model.safetensors")
+    assert torch.isfinite(network.head.shift.weight).all()
