@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag import __version__
-from snvrag.chunks import Chunk, plan_chunks
+from snvrag.chunks import Chunk, describe_plan, plan_chunks, untyped_windows
 from snvrag.config import WindowConfig
 from snvrag.copying import (
     ALL_STATES,
@@ -58,6 +58,11 @@ DEFAULT_MIN_OVERLAP = 0.1
 DEFAULT_MEMORY = 2 * 2**30
 _STATE_FLANK_WINDOWS = 3
 _BLOCK_SITES = 1024
+# Bounds what a block of records takes to be written, about 60 bytes per haplotype and record.
+_BLOCK_CALLS = 500_000
+# Targets per call of the kernels: enough to keep all threads busy, few enough to show progress.
+_BATCH_HAPLOTYPES = 64
+_BATCH_BYTES = 32 << 20
 _SCALE = 65_535
 
 
@@ -81,6 +86,8 @@ class ImputeReport:
     chunks: int
     reused: int
     """Chunks taken from an earlier, interrupted run."""
+    estimated_memory: int
+    """Bytes that the process was expected to take at most, by the plan."""
     seconds: float
 
 
@@ -115,27 +122,32 @@ def impute(
         hds: also write FORMAT/HDS.
         allow_self: let a target sample copy from the panel sample of the same name.
         threads: CPU threads.
-        max_memory: bytes to plan with; 2 GiB if None.
+        max_memory: bytes that the process may take; 2 GiB if None.
         force: replace ``output``, and a work directory of another run.
-        progress: called as ``progress(task, done, total)``.
+        progress: called as ``progress(task, done, total)`` in sites; the tasks are ``imputing``
+            and ``writing``, after ``reading`` in records, whose total is unknown.
 
     Raises:
-        UsageError: wrong output name, or too little memory for one window.
+        UsageError: wrong output name, output over an input, or too little memory for one window.
         InputError: target, map or panel unsuitable, or too little overlap.
         OutputError: output or work directory cannot be written, or too little space.
         MismatchError: the work directory is of another run, or in use.
     """
     began = time.perf_counter()
-    _check_outputs(output, excluded, force)
+    _check_outputs(output, excluded, (target, panel, genetic_map), force)
     set_threads(threads)
     with Panel.open(panel) as opened:
         maps = GeneticMap.read(genetic_map) if genetic_map else GeneticMap.uniform()
-        haplotypes = TargetHaplotypes.read(target, opened, min_overlap)
-        haplotypes.report_excluded(excluded)
         wanted = _wanted_rows(opened, regions)
         cm = _centimorgans(opened, maps)
+        haplotypes = TargetHaplotypes.read(target, opened, min_overlap, progress)
         memory = max_memory or DEFAULT_MEMORY
-        chunks = plan_chunks(opened, cm, wanted, memory, len(haplotypes.match.panel_rows))
+        n_observed = len(haplotypes.match.panel_rows)
+        n_haplotypes = haplotypes.n_haplotypes
+        chunks = plan_chunks(opened, cm, wanted, memory, n_observed, n_haplotypes, threads)
+        logger.info("%s, %d samples", describe_plan(chunks, memory), len(haplotypes.samples))
+        if bare := untyped_windows(opened, wanted, haplotypes.match.panel_rows):
+            logger.info("%d windows hold no typed site and go by their flanks", bare)
         identity = {
             "format_name": "snvrag-impute",
             "version": __version__,
@@ -148,19 +160,18 @@ def impute(
         }
         folder = work_dir or output.with_name(output.name + ".work")
         _check_space(folder, output, int(wanted.sum()), haplotypes.n_haplotypes)
+        haplotypes.report_excluded(excluded)
         with _work_directory(folder, identity, force=force) as parts:
             exclude = None if allow_self else haplotypes.own_haplotypes(opened)
             reused = 0
             work: ChromosomeWork | None = None
-            for done, chunk in enumerate(chunks, start=1):
+            for chunk, tell in _told("imputing", chunks, progress):
                 if _part(parts, chunk).exists():
                     reused += 1
                 else:
                     if work is None or work.chrom != chunk.chrom:
                         work = ChromosomeWork.prepare(opened, haplotypes, cm, chunk, exclude)
-                    _impute_chunk(_part(parts, chunk), chunk, opened, haplotypes, cm, work)
-                if progress:
-                    progress("imputing", done, len(chunks))
+                    _impute_chunk(_part(parts, chunk), chunk, opened, haplotypes, cm, work, tell)
             index = _write(output, opened, haplotypes, wanted, chunks, parts, hds, progress)
         if work_dir is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -176,15 +187,24 @@ def impute(
             excluded=dict(Counter(reason for _, reason in haplotypes.excluded)),
             chunks=len(chunks),
             reused=reused,
+            estimated_memory=max(chunk.n_bytes for chunk in chunks),
             seconds=time.perf_counter() - began,
         )
 
 
-def _check_outputs(output: Path, excluded: Path | None, force: bool) -> None:
+def _check_outputs(
+    output: Path, excluded: Path | None, inputs: Sequence[Path | None], force: bool
+) -> None:
     if not output.name.endswith((".vcf.gz", ".bcf")):
         raise UsageError(
             f"--output {output}: the name must end in .vcf.gz or .bcf", f"try {output}.vcf.gz"
         )
+    for option, written in (("--output", output), ("--excluded", excluded)):
+        if written is None or not written.exists():
+            continue
+        # Even --force must not replace what is being read.
+        if any(path is not None and path.exists() and written.samefile(path) for path in inputs):
+            raise UsageError(f"{option} {written}: is one of the inputs", "choose another name")
     check_output_file(output, force=force)
     if excluded is not None:
         check_output_file(excluded, force=force)
@@ -239,6 +259,7 @@ def _check_space(folder: Path, output: Path, n_sites: int, n_haplotypes: int) ->
 @contextlib.contextmanager
 def _work_directory(folder: Path, identity: dict[str, Any], *, force: bool) -> Iterator[Path]:
     """Lock the work directory and make sure that its parts belong to this very run."""
+    existed = folder.is_dir()
     prepare_output_folder(folder)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -256,18 +277,47 @@ def _work_directory(folder: Path, identity: dict[str, Any], *, force: bool) -> I
         if plan.exists():
             saved = read_json(plan)
             differing = [k for k in identity if saved.get(k) != identity[k]]
-            if differing and not force:
+            if differing and not force and _parts_of(folder):
                 raise MismatchError(
                     f"{folder}: holds parts of another run ({differing[0]} differs)",
                     "add --force to discard them, or choose another --work-dir",
                 )
             if differing:
-                for part in folder.glob("part-*.npy"):
+                for part in _parts_of(folder):
                     part.unlink()
         write_json(plan, identity)
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if _parts_of(folder):
+                logger.info("%s keeps what is done: the same command goes on from there", folder)
+            elif not existed:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
     finally:
         os.close(descriptor)
+
+
+def _parts_of(folder: Path) -> list[Path]:
+    return list(folder.glob("part-*.npy"))
+
+
+def _told(
+    task: str, chunks: Sequence[Chunk], progress: Progress | None
+) -> Iterator[tuple[Chunk, Callable[[float], None]]]:
+    """Each chunk with a function that tells the share of it that is done."""
+    total = sum(chunk.end - chunk.start for chunk in chunks)
+    before = 0
+    for chunk in chunks:
+        size = chunk.end - chunk.start
+
+        def tell(share: float, before: int = before, size: int = size) -> None:
+            if progress:
+                progress(task, before + int(share * size), total)
+
+        yield chunk, tell
+        tell(1.0)
+        before += size
 
 
 def _part(folder: Path, chunk: Chunk) -> Path:
@@ -327,6 +377,7 @@ def _impute_chunk(
     target: TargetHaplotypes,
     cm: NDArray[np.float64],
     work: ChromosomeWork,
+    tell: Callable[[float], None],
 ) -> None:
     """Make the part of one chunk."""
     rows = slice(chunk.first, chunk.last)
@@ -345,8 +396,9 @@ def _impute_chunk(
     )
     n = target.n_haplotypes
     result = np.empty((chunk.end - chunk.start, n), dtype=np.uint16)
-    batch = max(1, (128 << 20) // (8 * (chunk.end - chunk.start)))
+    batch = max(1, min(_BATCH_HAPLOTYPES, _BATCH_BYTES // (8 * (chunk.end - chunk.start))))
     for first in range(0, n, batch):
+        tell(first / n)
         some = slice(first, min(first + batch, n))
         states = select_states(
             reference.n_haplotypes,
@@ -383,6 +435,7 @@ def _write(
     ]
     bcf = output.name.endswith(".bcf")
     index = output.with_name(output.name + (".csi" if bcf else ".tbi"))
+    other = output.with_name(output.name + (".tbi" if bcf else ".csi"))
     made: Path | None = None
     try:
         with atomic_file(output) as temporary:
@@ -390,15 +443,16 @@ def _write(
                 temporary, target.samples, target.ploidy, contigs, meta=meta, hds=hds, bcf=bcf
             )
             try:
-                for done, chunk in enumerate(chunks, start=1):
-                    for block in _blocks(panel, target, wanted, chunk, _part(folder, chunk)):
+                for chunk, tell in _told("writing", chunks, progress):
+                    for share, block in _blocks(panel, target, wanted, chunk, folder):
                         writer.add(block)
-                    if progress:
-                        progress("writing", done, len(chunks))
+                        tell(share)
                 made = writer.finish()
             finally:
                 writer.abort()
         made.replace(index)
+        # An index of a file that was here before: htslib would prefer it.
+        other.unlink(missing_ok=True)
     finally:
         if made is not None:
             made.unlink(missing_ok=True)
@@ -406,13 +460,14 @@ def _write(
 
 
 def _blocks(
-    panel: Panel, target: TargetHaplotypes, wanted: NDArray[np.bool_], chunk: Chunk, part: Path
-) -> Iterator[ImputedBlock]:
-    """The records of one chunk, measured calls in place of imputed ones."""
-    stored = np.load(part, mmap_mode="r", allow_pickle=False)
+    panel: Panel, target: TargetHaplotypes, wanted: NDArray[np.bool_], chunk: Chunk, folder: Path
+) -> Iterator[tuple[float, ImputedBlock]]:
+    """The records of one chunk, measured calls in place of imputed ones, and the share done."""
+    stored = np.load(_part(folder, chunk), mmap_mode="r", allow_pickle=False)
     sites = panel.sites
-    for start in range(chunk.start, chunk.end, _BLOCK_SITES):
-        end = min(start + _BLOCK_SITES, chunk.end)
+    step = max(1, min(_BLOCK_SITES, _BLOCK_CALLS // target.n_haplotypes))
+    for start in range(chunk.start, chunk.end, step):
+        end = min(start + step, chunk.end)
         hds = stored[start - chunk.start : end - chunk.start].astype(np.float32) / _SCALE
         observed, calls = target.observed(start, end)
         measured = calls.T >= 0
@@ -424,7 +479,7 @@ def _blocks(
         if not len(rows):
             continue
         at = rows + start
-        yield ImputedBlock(
+        block = ImputedBlock(
             chrom=sites.chrom[at].tolist(),
             pos=sites.pos[at],
             id=sites.id[at].tolist(),
@@ -435,3 +490,4 @@ def _blocks(
             af=estimated_frequency(hds[rows]),
             dr2=estimated_r2(hds[rows]),
         )
+        yield (end - chunk.start) / (chunk.end - chunk.start), block
