@@ -1,5 +1,7 @@
 """How an imputation is cut up: cores of windows with flanks, sized to fit the memory."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,15 @@ _FLANK_CM = 2.0
 _CORE_WINDOWS = 64
 # With state selection a chunk's states are a union over its windows, so fewer are better.
 _CORE_WINDOWS_SELECTED = 8
+# Interpreter, libraries and compiled kernels, before any data (measured).
+_PROCESS_BYTES = 170 << 20
+# Torch, a network and its working memory (measured).
+_TORCH_BYTES = 280 << 20
+# Names, alleles and look-ups of one panel site, and of one target record (measured).
+_SITE_BYTES = 400
+_RECORD_BYTES = 1200
+# One batch of targets: float32 as computed, then float64 twice to be rounded.
+_BATCH_BYTES = 80 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,20 @@ class Chunk:
     end: int
     first: int
     last: int
+    n_windows: int
+    """Windows of the core."""
+    n_bytes: int
+    """What the process is expected to take while it works on the chunk."""
+
+
+def describe_plan(chunks: Sequence[Chunk], memory: int) -> str:
+    """The plan in one line, such as ``about 310 MB of memory (limit 2.0 GB), 35 windows in …``."""
+    most = max(chunk.n_bytes for chunk in chunks) / 2**20
+    windows = sum(chunk.n_windows for chunk in chunks)
+    return (
+        f"about {most:,.0f} MB of memory (limit {memory / 2**30:.1f} GB), {windows:,} "
+        f"window{'s' * (windows != 1)} in {len(chunks):,} chunk{'s' * (len(chunks) != 1)}"
+    )
 
 
 def plan_chunks(
@@ -36,8 +61,21 @@ def plan_chunks(
     memory: int,
     n_observed: int,
     windows: WindowConfig,
+    n_targets: int,
+    threads: int | None = None,
+    refined: bool = False,
 ) -> list[Chunk]:
-    """Cut the wanted windows into chunks that fit ``memory`` bytes.
+    """Cut the wanted windows into chunks with which the process fits ``memory`` bytes.
+
+    Args:
+        panel: the reference panel.
+        cm: float64 [sites], genetic positions of the panel's sites.
+        wanted: bool [sites], which sites are to be written.
+        memory: bytes.
+        n_observed: panel sites that the target has calls of.
+        n_targets: target haplotypes.
+        threads: CPU threads of the kernels; as many as there are CPUs if None.
+        refined: whether a network refines the result.
 
     Raises:
         UsageError: not even one window with its flanks fits.
@@ -46,16 +84,24 @@ def plan_chunks(
     selected = panel.n_haplotypes > ALL_STATES
     largest = _CORE_WINDOWS_SELECTED if selected else _CORE_WINDOWS
     density = n_observed / panel.n_sites
-    # Observed alleles of the chromosome, twice while runs are searched.
-    held = 2 * n_observed * panel.n_haplotypes
-    # Core alleles as read and by site; forward variables of two threads over the context.
-    per_core = 5 * panel.n_haplotypes
-    per_context = 2 * 4 * density * panel.n_haplotypes * (0.1 if selected else 1.0)
+    # Observed alleles of the chromosome, twice while runs are searched; the target's calls are
+    # joined from blocks, matched and flipped.
+    held = _PROCESS_BYTES + panel.n_sites * _SITE_BYTES
+    held += n_observed * (2 * panel.n_haplotypes + 5 * n_targets + _RECORD_BYTES)
+    # Core alleles as read, by site and as lists of carriers, and the result; forward variables of
+    # all threads.
+    per_core = 5 * panel.n_haplotypes + 2 * n_targets
+    states = panel.n_haplotypes * (0.1 if selected else 1.0)
+    # Of each thread: where the states differ from the target, and every 64th row of the passes.
+    per_context = (threads or _cpus()) * 1.5 * density * states
+    if refined:
+        held += _TORCH_BYTES
 
-    def needed(first: int, last: int) -> float:
+    def needed(first: int, last: int) -> int:
         bounds = _flanks(plan, cm, first, last)
         core = plan.windows[last].end - plan.windows[first].start
-        return held + per_core * core + per_context * (bounds[1] - bounds[0])
+        batch = min(_BATCH_BYTES, 20 * core * n_targets)
+        return int(held + batch + per_core * core + per_context * (bounds[1] - bounds[0]))
 
     chunks: list[Chunk] = []
     number = 0
@@ -68,8 +114,9 @@ def plan_chunks(
         if needed(number, last) > memory:
             megabytes = needed(number, last) / 2**20
             raise UsageError(
-                f"--max-memory: one window with its flanks needs about {megabytes:,.0f} MB",
-                f"give at least --max-memory {megabytes + 100:.0f}M",
+                f"--max-memory: one window with its flanks needs about {megabytes:,.0f} MB, "
+                f"{memory / 2**20:,.0f} MB are allowed",
+                f"give at least --max-memory {megabytes + 50:.0f}M",
             )
         while last + 1 < plan.num_windows and last + 1 - number < largest:
             following = plan.windows[last + 1]
@@ -80,10 +127,34 @@ def plan_chunks(
             last += 1
         bounds = _flanks(plan, cm, number, last)
         chunks.append(
-            Chunk(len(chunks), str(window.chrom), window.start, plan.windows[last].end, *bounds)
+            Chunk(
+                len(chunks),
+                str(window.chrom),
+                window.start,
+                plan.windows[last].end,
+                *bounds,
+                n_windows=last + 1 - number,
+                n_bytes=needed(number, last),
+            )
         )
         number = last + 1
     return chunks
+
+
+def _cpus() -> int:
+    """CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def untyped_windows(panel: Panel, wanted: NDArray[np.bool_], observed: NDArray[np.int64]) -> int:
+    """How many windows with wanted sites hold none of the ``observed`` panel rows (sorted)."""
+    bare = 0
+    for window in WindowPlan.from_chromosomes(panel.chromosomes(), WindowConfig()).windows:
+        low, high = np.searchsorted(observed, [window.start, window.end])
+        bare += bool(low == high and wanted[window.start : window.end].any())
+    return bare
 
 
 def _flanks(plan: WindowPlan, cm: NDArray[np.float64], first: int, last: int) -> tuple[int, int]:

@@ -8,22 +8,20 @@ run goes on where it stopped; the output is written from the parts at the end.
 """
 
 import contextlib
-import fcntl
 import logging
-import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snvrag import __version__
-from snvrag.chunks import Chunk, plan_chunks
+from snvrag.chunks import Chunk, describe_plan, plan_chunks, untyped_windows
 from snvrag.config import WindowConfig
 from snvrag.copying import (
     ALL_STATES,
@@ -35,7 +33,7 @@ from snvrag.copying import (
     set_threads,
 )
 from snvrag.dosage import estimated_frequency, estimated_r2
-from snvrag.errors import InputError, MismatchError, OutputError, UsageError
+from snvrag.errors import InputError, UsageError
 from snvrag.genetic_map import GeneticMap
 from snvrag.networks import ChosenNetwork
 from snvrag.panel import Panel
@@ -44,27 +42,27 @@ from snvrag.provenance import (
     atomic_file,
     check_output_file,
     digest_json,
-    prepare_output_folder,
-    read_json,
     sha256_file,
-    write_json,
 )
 from snvrag.sites import Region
 from snvrag.target import TargetHaplotypes
 from snvrag.vcf import ImputedBlock, ImputedWriter
+from snvrag.workdir import check_space, part_path, work_directory
 
 if TYPE_CHECKING:
     from snvrag.refinement import Refiner
 
 logger = logging.getLogger(__name__)
 
-PLAN = "plan.json"
-LOCK = ".lock"
 DEFAULT_MIN_OVERLAP = 0.1
 DEFAULT_MEMORY = 2 * 2**30
 _BLOCK_SITES = 1024
+# Bounds what a block of records takes to be written, about 60 bytes per haplotype and record.
+_BLOCK_CALLS = 500_000
+# Targets per call of the kernels: enough to keep all threads busy, few enough to show progress.
+_BATCH_HAPLOTYPES = 64
+_BATCH_BYTES = 64 << 20
 _SCALE = 65_535
-_BATCH_BYTES = 128 << 20
 # Per target haplotype and core site; with a network its evidence, standardised too, and more.
 _BYTES_PER_SITE = 8
 _REFINED_BYTES_PER_SITE = 256
@@ -90,6 +88,8 @@ class ImputeReport:
     chunks: int
     reused: int
     """Chunks taken from an earlier, interrupted run."""
+    estimated_memory: int
+    """Bytes that the process was expected to take at most, by the plan."""
     seconds: float
 
 
@@ -132,31 +132,45 @@ def impute(
         allow_self: let a target sample copy from the panel sample of the same name.
         threads: CPU threads.
         device: where the network runs, ``auto``, ``cpu`` or ``cuda[:N]``.
-        max_memory: bytes to plan with; 2 GiB if None.
+        max_memory: bytes that the process may take; 2 GiB if None.
         force: replace ``output``, and a work directory of another run.
-        progress: called as ``progress(task, done, total)``.
+        progress: called as ``progress(task, done, total)`` in sites; the tasks are ``imputing``
+            and ``writing``, after ``reading`` in records, whose total is unknown.
 
     Raises:
-        UsageError: wrong output name, or too little memory for one window.
+        UsageError: wrong output name, output over an input, or too little memory for one window.
         InputError: target, map or panel unsuitable, or too little overlap.
         OutputError: output or work directory cannot be written, or too little space.
         MismatchError: the work directory is of another run, or in use; the network was trained
             for other sites.
     """
     began = time.perf_counter()
-    _check_outputs(output, excluded, force)
+    _check_outputs(output, excluded, (target, panel, genetic_map), force)
     set_threads(threads)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(Panel.open(panel))
         maps = GeneticMap.read(genetic_map) if genetic_map else GeneticMap.uniform()
         network = ChosenNetwork.open(model, opened, maps, index_dir, device, threads, stack)
-        haplotypes = TargetHaplotypes.read(target, opened, min_overlap)
-        haplotypes.report_excluded(excluded)
         wanted = _wanted_rows(opened, regions)
         cm = maps.along(opened.chromosomes(), opened.positions)
+        haplotypes = TargetHaplotypes.read(target, opened, min_overlap, progress)
         memory = max_memory or DEFAULT_MEMORY
-        matched = len(haplotypes.match.panel_rows)
-        chunks = plan_chunks(opened, cm, wanted, memory, matched, network.windows)
+        n_observed = len(haplotypes.match.panel_rows)
+        n_haplotypes = haplotypes.n_haplotypes
+        chunks = plan_chunks(
+            opened,
+            cm,
+            wanted,
+            memory,
+            n_observed,
+            network.windows,
+            n_haplotypes,
+            threads,
+            refined=network.run is not None,
+        )
+        logger.info("%s, %d samples", describe_plan(chunks, memory), len(haplotypes.samples))
+        if bare := untyped_windows(opened, wanted, haplotypes.match.panel_rows):
+            logger.info("%d windows hold no typed site and go by their flanks", bare)
         identity = {
             "format_name": "snvrag-impute",
             "version": __version__,
@@ -169,25 +183,27 @@ def impute(
             "chunks": [[c.start, c.end, c.first, c.last] for c in chunks],
         }
         folder = work_dir or output.with_name(output.name + ".work")
-        _check_space(folder, output, int(wanted.sum()), haplotypes.n_haplotypes)
-        with _work_directory(folder, identity, force=force) as parts:
+        check_space(folder, output, int(wanted.sum()), haplotypes.n_haplotypes)
+        haplotypes.report_excluded(excluded)
+        with work_directory(folder, identity, force=force) as parts:
             exclude = haplotypes.own_haplotypes(opened)
             if allow_self:
                 exclude[:] = -1
             refiner = network.refiner(opened, haplotypes, exclude)
             reused = 0
             work: ChromosomeWork | None = None
-            for done, chunk in enumerate(chunks, start=1):
-                if _part(parts, chunk).exists():
+            for chunk, tell in _told("imputing", chunks, progress):
+                part = part_path(parts, chunk)
+                if part.exists():
                     reused += 1
                 else:
                     if work is None or work.chrom != chunk.chrom:
                         work = ChromosomeWork.prepare(
                             opened, haplotypes, cm, chunk, exclude, network.windows, refiner
                         )
-                    _impute_chunk(_part(parts, chunk), chunk, opened, haplotypes, cm, work)
-                if progress:
-                    progress("imputing", done, len(chunks))
+                    _impute_chunk(
+                        part_path(parts, chunk), chunk, opened, haplotypes, cm, work, tell
+                    )
             index = _write(
                 output, opened, haplotypes, wanted, chunks, parts, hds, progress, network.meta
             )
@@ -205,15 +221,24 @@ def impute(
             excluded=dict(Counter(reason for _, reason in haplotypes.excluded)),
             chunks=len(chunks),
             reused=reused,
+            estimated_memory=max(chunk.n_bytes for chunk in chunks),
             seconds=time.perf_counter() - began,
         )
 
 
-def _check_outputs(output: Path, excluded: Path | None, force: bool) -> None:
+def _check_outputs(
+    output: Path, excluded: Path | None, inputs: Sequence[Path | None], force: bool
+) -> None:
     if not output.name.endswith((".vcf.gz", ".bcf")):
         raise UsageError(
             f"--output {output}: the name must end in .vcf.gz or .bcf", f"try {output}.vcf.gz"
         )
+    for option, written in (("--output", output), ("--excluded", excluded)):
+        if written is None or not written.exists():
+            continue
+        # Even --force must not replace what is being read.
+        if any(path is not None and path.exists() and written.samefile(path) for path in inputs):
+            raise UsageError(f"{option} {written}: is one of the inputs", "choose another name")
     check_output_file(output, force=force)
     if excluded is not None:
         check_output_file(excluded, force=force)
@@ -241,57 +266,22 @@ def _wanted_rows(panel: Panel, regions: Sequence[Region] | None) -> NDArray[np.b
     return wanted
 
 
-def _check_space(folder: Path, output: Path, n_sites: int, n_haplotypes: int) -> None:
-    """Refuse to start where the parts or the output would fill the disk."""
-    place = folder if folder.exists() else folder.parent
-    needed = {place: 2 * n_sites * n_haplotypes}
-    # Three to four bytes of compressed text per haplotype at most.
-    needed[output.parent] = needed.get(output.parent, 0) + 4 * n_sites * n_haplotypes
-    for path, n_bytes in needed.items():
-        if path.is_dir() and shutil.disk_usage(path).free < n_bytes:
-            raise OutputError(
-                f"{path}: {shutil.disk_usage(path).free / 2**20:,.0f} MB are free, about "
-                f"{n_bytes / 2**20:,.0f} MB are needed",
-                "free some space, or choose another --work-dir or -o",
-            )
+def _told(
+    task: str, chunks: Sequence[Chunk], progress: Progress | None
+) -> Iterator[tuple[Chunk, Callable[[float], None]]]:
+    """Each chunk with a function that tells the share of it that is done."""
+    total = sum(chunk.end - chunk.start for chunk in chunks)
+    before = 0
+    for chunk in chunks:
+        size = chunk.end - chunk.start
 
+        def tell(share: float, before: int = before, size: int = size) -> None:
+            if progress:
+                progress(task, before + int(share * size), total)
 
-@contextlib.contextmanager
-def _work_directory(folder: Path, identity: dict[str, Any], *, force: bool) -> Iterator[Path]:
-    """Lock the work directory and make sure that its parts belong to this very run."""
-    prepare_output_folder(folder)
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-            raise MismatchError(
-                f"{folder}: is in use by process {holder or '?'}",
-                "wait for it, or choose another --work-dir",
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        plan = folder / PLAN
-        if plan.exists():
-            saved = read_json(plan)
-            differing = [k for k in identity if saved.get(k) != identity[k]]
-            if differing and not force:
-                raise MismatchError(
-                    f"{folder}: holds parts of another run ({differing[0]} differs)",
-                    "add --force to discard them, or choose another --work-dir",
-                )
-            if differing:
-                for part in folder.glob("part-*.npy"):
-                    part.unlink()
-        write_json(plan, identity)
-        yield folder
-    finally:
-        os.close(descriptor)
-
-
-def _part(folder: Path, chunk: Chunk) -> Path:
-    return folder / f"part-{chunk.number:05d}.npy"
+        yield chunk, tell
+        tell(1.0)
+        before += size
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +358,7 @@ def _impute_chunk(
     target: TargetHaplotypes,
     cm: NDArray[np.float64],
     work: ChromosomeWork,
+    tell: Callable[[float], None],
 ) -> None:
     """Make the part of one chunk."""
     rows = slice(chunk.first, chunk.last)
@@ -388,8 +379,9 @@ def _impute_chunk(
     n = target.n_haplotypes
     result = np.empty((chunk.end - chunk.start, n), dtype=np.uint16)
     per_site = _BYTES_PER_SITE if work.refiner is None else _REFINED_BYTES_PER_SITE
-    batch = max(1, _BATCH_BYTES // (per_site * (chunk.end - chunk.start)))
+    batch = max(1, min(_BATCH_HAPLOTYPES, _BATCH_BYTES // (per_site * (chunk.end - chunk.start))))
     for first in range(0, n, batch):
+        tell(first / n)
         some = slice(first, min(first + batch, n))
         states = select_states(
             reference.n_haplotypes,
@@ -430,6 +422,7 @@ def _write(
     ]
     bcf = output.name.endswith(".bcf")
     index = output.with_name(output.name + (".csi" if bcf else ".tbi"))
+    other = output.with_name(output.name + (".tbi" if bcf else ".csi"))
     made: Path | None = None
     try:
         with atomic_file(output) as temporary:
@@ -437,15 +430,16 @@ def _write(
                 temporary, target.samples, target.ploidy, contigs, meta=meta, hds=hds, bcf=bcf
             )
             try:
-                for done, chunk in enumerate(chunks, start=1):
-                    for block in _blocks(panel, target, wanted, chunk, _part(folder, chunk)):
+                for chunk, tell in _told("writing", chunks, progress):
+                    for share, block in _blocks(panel, target, wanted, chunk, folder):
                         writer.add(block)
-                    if progress:
-                        progress("writing", done, len(chunks))
+                        tell(share)
                 made = writer.finish()
             finally:
                 writer.abort()
         made.replace(index)
+        # An index of a file that was here before: htslib would prefer it.
+        other.unlink(missing_ok=True)
     finally:
         if made is not None:
             made.unlink(missing_ok=True)
@@ -453,13 +447,14 @@ def _write(
 
 
 def _blocks(
-    panel: Panel, target: TargetHaplotypes, wanted: NDArray[np.bool_], chunk: Chunk, part: Path
-) -> Iterator[ImputedBlock]:
-    """The records of one chunk, measured calls in place of imputed ones."""
-    stored = np.load(part, mmap_mode="r", allow_pickle=False)
+    panel: Panel, target: TargetHaplotypes, wanted: NDArray[np.bool_], chunk: Chunk, folder: Path
+) -> Iterator[tuple[float, ImputedBlock]]:
+    """The records of one chunk, measured calls in place of imputed ones, and the share done."""
+    stored = np.load(part_path(folder, chunk), mmap_mode="r", allow_pickle=False)
     sites = panel.sites
-    for start in range(chunk.start, chunk.end, _BLOCK_SITES):
-        end = min(start + _BLOCK_SITES, chunk.end)
+    step = max(1, min(_BLOCK_SITES, _BLOCK_CALLS // target.n_haplotypes))
+    for start in range(chunk.start, chunk.end, step):
+        end = min(start + step, chunk.end)
         hds = stored[start - chunk.start : end - chunk.start].astype(np.float32) / _SCALE
         observed, calls = target.observed(start, end)
         measured = calls.T >= 0
@@ -471,7 +466,7 @@ def _blocks(
         if not len(rows):
             continue
         at = rows + start
-        yield ImputedBlock(
+        block = ImputedBlock(
             chrom=sites.chrom[at].tolist(),
             pos=sites.pos[at],
             id=sites.id[at].tolist(),
@@ -482,3 +477,4 @@ def _blocks(
             af=estimated_frequency(hds[rows]),
             dr2=estimated_r2(hds[rows]),
         )
+        yield (end - chunk.start) / (chunk.end - chunk.start), block

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from snvrag.errors import InputError
 from snvrag.panel import Panel
-from snvrag.provenance import atomic_file
+from snvrag.provenance import Progress, atomic_file
 from snvrag.sites import SiteMatch, SiteTable, match_sites, plain_chromosome
 from snvrag.vcf import NO_SECOND_HAPLOTYPE, GenotypeReader
 
 _BLOCK_SITES = 2048
+# Bounds what a block takes while it is read, about 8 bytes per sample and record.
+_BLOCK_CALLS = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,9 @@ class TargetHaplotypes:
     contig_lengths: dict[str, int]
 
     @classmethod
-    def read(cls, source: Path, panel: Panel, min_overlap: float) -> "TargetHaplotypes":
+    def read(
+        cls, source: Path, panel: Panel, min_overlap: float, progress: Progress | None = None
+    ) -> "TargetHaplotypes":
         """Read a phased target and match it to a panel.
 
         Raises:
@@ -41,7 +45,8 @@ class TargetHaplotypes:
         """
         reader = GenotypeReader.open(source, include_indels=True, is_target=True)
         try:
-            table, kept, genotypes = _read_blocks(reader, set(panel.positions.tolist()))
+            positions = set(panel.positions.tolist())
+            table, kept, genotypes = _read_blocks(reader, positions, progress)
         finally:
             reader.close()
         match = match_sites(panel.sites, table)
@@ -107,13 +112,16 @@ class TargetHaplotypes:
 
 
 def _read_blocks(
-    reader: GenotypeReader, positions: set[int]
+    reader: GenotypeReader, positions: set[int], progress: Progress | None
 ) -> tuple[SiteTable, NDArray[np.int64], NDArray[np.int8]]:
     """All sites, and the genotypes of those at panel positions with their row numbers."""
     columns: dict[str, list[object]] = {name: [] for name in ("chrom", "pos", "id", "ref", "alt")}
     kept: list[int] = []
     genotypes: list[NDArray[np.int8]] = []
-    for block in reader.blocks(_BLOCK_SITES):
+    size = max(1, min(_BLOCK_SITES, _BLOCK_CALLS // len(reader.samples)))
+    for block in reader.blocks(size):
+        if progress:
+            progress("reading", reader.records, 0)
         rows = [i for i, position in enumerate(block.pos) if position in positions]
         kept += [len(columns["pos"]) + i for i in rows]
         genotypes.append(block.genotypes[rows])

@@ -2,11 +2,12 @@ import fcntl
 import json
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 from conftest import mosaic, write_vcf
-from helpers_vcf import write_vcf_rows
+from helpers_vcf import bgzip, write_vcf_rows
 
 from snvrag import chunks, imputation
 from snvrag.conversion import convert
@@ -19,8 +20,8 @@ from snvrag.sites import Region, SiteTable, match_sites
 from snvrag.vcf import DosageReader
 
 N_SITES = 2600
-# What two to three of the six windows need, with a window to either side.
-SMALL_MEMORY = 1_000_000
+# What two of the six windows need beyond the process, with a window to either side.
+SMALL_MEMORY = 1_600_000
 
 
 def table(*sites):
@@ -244,8 +245,11 @@ def test_regions_write_the_same_dosages_for_their_sites(case, tmp_path):
 
 @pytest.fixture
 def short_flanks(monkeypatch):
-    """Flanks of two windows, so that a small case has several chunks."""
+    """Flanks of two windows and data alone to count, so that a small case has several chunks."""
     monkeypatch.setattr(chunks, "_FLANK_CM", 0.08)
+    monkeypatch.setattr(chunks, "_cpus", lambda: 2)
+    for name in ("_PROCESS_BYTES", "_SITE_BYTES", "_RECORD_BYTES"):
+        monkeypatch.setattr(chunks, name, 0)
 
 
 @pytest.mark.usefixtures("short_flanks")
@@ -268,7 +272,7 @@ def test_an_interrupted_run_continues_and_ends_the_same(case, tmp_path):
     run(case, tmp_path, "whole.vcf.gz", max_memory=SMALL_MEMORY)
 
     def interrupt(task, done, total):
-        if task == "imputing" and done == 1:
+        if any((tmp_path / "cut.vcf.gz.work").glob("part-*.npy")):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -279,6 +283,68 @@ def test_an_interrupted_run_continues_and_ends_the_same(case, tmp_path):
     assert report.reused == 1
     assert not (tmp_path / "cut.vcf.gz.work").exists()
     assert (tmp_path / "cut.vcf.gz").read_bytes() == (tmp_path / "whole.vcf.gz").read_bytes()
+
+
+@pytest.mark.usefixtures("short_flanks")
+@pytest.mark.parametrize("memory", [SMALL_MEMORY, None])
+def test_progress_goes_forward_within_chunks_and_through_both_phases(
+    case, tmp_path, monkeypatch, memory
+):
+    monkeypatch.setattr(imputation, "_BATCH_HAPLOTYPES", 4)
+    seen = {}
+    run(
+        case,
+        tmp_path,
+        max_memory=memory,
+        progress=lambda task, done, total: seen.setdefault(task, []).append((done, total)),
+    )
+    assert list(seen) == ["reading", "imputing", "writing"]
+    for task, steps in (("imputing", 4), ("writing", 3)):
+        amounts = [done for done, _ in seen[task]]
+        assert {total for _, total in seen[task]} == {N_SITES}
+        assert amounts == sorted(amounts)
+        assert amounts[-1] == N_SITES
+        assert len(set(amounts)) >= steps
+
+
+def test_the_plan_is_told_before_the_work(case, tmp_path, caplog):
+    caplog.set_level("INFO", logger="snvrag")
+    report = run(case, tmp_path, max_memory=2**30)
+    (line,) = [m for m in caplog.messages if "of memory" in m]
+    megabytes = f"{report.estimated_memory / 2**20:,.0f}"
+    assert line == (
+        f"about {megabytes} MB of memory (limit 1.0 GB), 6 windows in 1 chunk, 8 samples"
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.parametrize("samples", [8, 400])
+def test_the_estimate_covers_what_the_process_takes_and_not_much_more(case, tmp_path, samples):
+    text = (case / "target.vcf").read_text().splitlines()
+    wide = []
+    for line in text:
+        fields = line.split("\t")
+        if line.startswith("#CHROM"):
+            fields[9:] = [f"T{i}" for i in range(samples)]
+        elif not line.startswith("#"):
+            fields[9:] = [fields[9 + i % 8] for i in range(samples)]
+        wide.append("\t".join(fields))
+    (tmp_path / "t.vcf").write_text("\n".join(wide) + "\n")
+    code = (
+        "import re, sys\nfrom pathlib import Path\nfrom snvrag import impute\n"
+        "r = impute(*map(Path, sys.argv[1:]))\n"
+        # Not ru_maxrss, which a child has from its parent.
+        "peak = re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())\n"
+        "print(r.estimated_memory, int(peak[1]) * 1024)"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "t.vcf"), str(case / "panel.h5")]
+    # Compiling the kernels, once per installation, takes memory of its own.
+    for name in ("first.vcf.gz", "second.vcf.gz"):
+        done = subprocess.run(
+            [*words, str(tmp_path / name)], capture_output=True, text=True, check=True
+        )
+    estimate, peak = map(int, done.stdout.split())
+    assert 0.9 * peak < estimate < 1.8 * peak
 
 
 def test_a_work_directory_of_another_run_or_in_use_is_refused(case, tmp_path):
@@ -390,3 +456,54 @@ def test_state_selection_hardly_changes_the_result(case, tmp_path, monkeypatch):
         for n in ("all", "some")
     ]
     assert r2[1] > r2[0] - 0.01
+
+
+def test_even_force_does_not_replace_an_input(case, tmp_path):
+    target = tmp_path / "t.vcf.gz"
+    target.write_bytes(bgzip((case / "target.vcf").read_bytes()))
+    before = target.read_bytes()
+    for name, options in (("t.vcf.gz", {}), ("o.vcf.gz", {"excluded": target})):
+        with pytest.raises(UsageError, match="is one of the inputs"):
+            run(case, tmp_path, name, target=target, force=True, **options)
+    assert target.read_bytes() == before
+
+
+def test_an_old_index_of_the_other_kind_goes(case, tmp_path):
+    (tmp_path / "out.vcf.gz.csi").write_bytes(b"of an earlier file")
+    run(case, tmp_path)
+    assert not (tmp_path / "out.vcf.gz.csi").exists()
+
+
+def test_windows_without_typed_sites_are_told(case, tmp_path, caplog):
+    lines = (case / "target.vcf").read_text().splitlines()
+    head = [x for x in lines if x.startswith("#")]
+    few = [x for x in lines[len(head) :] if not 51_200 <= int(x.split("\t")[1]) <= 153_300]
+    (tmp_path / "t.vcf").write_text("\n".join(head + few) + "\n")
+    caplog.set_level("INFO", logger="snvrag")
+    assert run(case, tmp_path, target=tmp_path / "t.vcf").n_sites == N_SITES
+    assert "2 windows hold no typed site and go by their flanks" in caplog.messages
+
+
+def test_what_fails_before_the_work_leaves_nothing(case, tmp_path):
+    map_of_21 = tmp_path / "map"
+    map_of_21.write_text("21 . 1.0 1000\n")
+    kept = sorted(p.name for p in tmp_path.iterdir())
+    for options, error in (
+        ({"genetic_map": map_of_21}, InputError),
+        ({"regions": [Region("20", 1, 5)]}, InputError),
+        ({"max_memory": 1000}, UsageError),
+        ({"min_overlap": 1.1}, InputError),
+    ):
+        with pytest.raises(error):
+            run(case, tmp_path, excluded=tmp_path / "x.tsv", **options)
+        assert sorted(p.name for p in tmp_path.iterdir()) == kept
+
+
+def test_an_interruption_before_the_first_part_leaves_no_work_directory(case, tmp_path):
+    def interrupt(task, done, total):
+        if task == "imputing":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(case, tmp_path, progress=interrupt)
+    assert list(tmp_path.iterdir()) == []

@@ -25,6 +25,7 @@ ORDER = (
         "training",
         "target",
         "chunks",
+        "workdir",
         "refinement",
         "networks",
         "imputation",

@@ -17,6 +17,8 @@ from snvrag.cli.options import (
 )
 
 OUTPUT = "Output"
+# Shares of the time; of the writing more with many samples, less with many panel haplotypes.
+_SHARES = {"imputing": 0.8, "writing": 0.2}
 
 
 @with_common
@@ -101,7 +103,7 @@ def impute(
     from snvrag.imputation import impute as library_impute
 
     terminal = Terminal(common)
-    with terminal.progress() as progress:
+    with terminal.progress(_SHARES, "sites") as progress:
         report = library_impute(
             target,
             panel,
@@ -130,6 +132,7 @@ def impute(
         "target records matched": f"{report.matched:,} ({report.flipped:,} with REF/ALT swapped)",
         **{f"left out: {why}": n for why, n in report.excluded.items()},
         "chunks": f"{report.chunks} ({report.reused} from an earlier run)",
+        "memory": f"about {report.estimated_memory / 2**20:,.0f} MB",
         "time": f"{report.seconds:.1f} s",
     }
     following = f"bcftools view -H {output} | head" if report.n_sites else None

@@ -49,7 +49,7 @@ MaxMemory = Annotated[
     str | None,
     typer.Option(
         "--max-memory",
-        help="Memory for activations, such as 4G or 800M.",
+        help="Memory to work with, such as 4G or 800M.",
         rich_help_panel=RUNTIME,
     ),
 ]

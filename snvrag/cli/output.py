@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from snvrag.provenance import Progress
 
 _STATUS_SECONDS = 10.0
+_LOG_SECONDS = 30.0
 _NUMBER = re.compile(r"[\d.,…]+")
 
 
@@ -89,33 +90,112 @@ class Terminal:
             console.print(f"next: {following}", markup=False)
 
     @contextlib.contextmanager
-    def progress(self) -> "Iterator[Progress | None]":
-        """A ``progress(task, done, total)`` function that draws a bar, or None."""
-        if not self.live:
-            yield None
-            return
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+    def progress(
+        self, shares: Mapping[str, float] | None = None, unit: str = ""
+    ) -> "Iterator[Progress | None]":
+        """A ``progress(task, done, total)`` function that draws one bar, or None.
 
-        with Progress(
+        Without a terminal it logs a line every half minute instead.
+
+        Args:
+            shares: tasks that follow one another and the usual share of each in the time; the bar
+                then shows the whole and never goes back.
+            unit: what is counted, to show the rate in.
+        """
+        if self.common.quiet or self.common.no_progress:
+            yield None
+        elif self.live:
+            with Bar(self.err, shares, unit) as bar:
+                yield bar.update
+        else:
+            yield LoggedProgress().update
+
+
+class Bar:
+    """One progress bar over all tasks of a command, with rate and time left."""
+
+    def __init__(
+        self, console: Console, shares: Mapping[str, float] | None = None, unit: str = ""
+    ) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(24),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[amount]}"),
+            TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
-            console=self.err,
+            TextColumn("left"),
+            console=console,
             transient=True,
-        ) as bar:
-            task = bar.add_task("", total=None)
+        )
+        self._task = self._bar.add_task("", total=None, amount="", rate="")
+        self._shares = shares or {}
+        self._unit = f" {unit}" if unit else ""
+        self._name, self._since, self._first = "", 0.0, 0
 
-            def report(name: str, done: int, total: int) -> None:
-                bar.update(task, description=name, completed=done, total=total or None)
+    def __enter__(self) -> "Bar":
+        self._bar.start()
+        return self
 
-            yield report
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def update(self, name: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` of a task are done; a total of 0 is unknown."""
+        now = time.monotonic()
+        if name != self._name:
+            self._name, self._since, self._first = name, now, done
+        passed = now - self._since
+        rate = f"{(done - self._first) / passed:,.0f}{self._unit}/s" if passed > 0.5 else ""
+        whole, completed = float(total), float(done)
+        amount = f"{done:,}/{total:,}" if total else f"{done:,}"
+        if total and name in self._shares:
+            before = 0.0
+            for task, share in self._shares.items():
+                if task == name:
+                    break
+                before += share
+            whole = 1.0
+            completed = (before + self._shares[name] * done / total) / sum(self._shares.values())
+            amount = f"{completed:>4.0%}"
+        self._bar.update(
+            self._task,
+            description=name,
+            completed=completed if total else 0,
+            total=whole or None,
+            amount=amount,
+            rate=rate,
+        )
+
+
+class LoggedProgress:
+    """Progress where there is no terminal: a log line now and then."""
+
+    def __init__(self, every: float = _LOG_SECONDS) -> None:
+        self._every = every
+        self._name = ""
+        self._said = self._since = time.monotonic()
+
+    def update(self, name: str, done: int, total: int) -> None:
+        """Log how far a task is, if the last line is long enough ago."""
+        now = time.monotonic()
+        if name != self._name:
+            self._name, self._since = name, now
+        if now - self._said < self._every:
+            return
+        self._said = now
+        text = f"{name}: {done:,}"
+        if total:
+            left = (now - self._since) * (total - done) / max(done, 1)
+            text = f"{name}: {done / total:.0%}, about {_duration(left)} left"
+        logging.getLogger("snvrag.cli").info(text)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def close_log() -> None:
