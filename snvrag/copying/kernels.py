@@ -20,6 +20,8 @@ REACH_CM = 2.0
 """Runs are followed this far to either side."""
 _BLOCK = 64
 _NEAR = 0.7
+# From this share of carriers on (one in so many), passes over all states are faster.
+_COMMON = 12
 _LEAST_CM = 1e-4
 _LEAST_WEIGHT = 1e-6
 _LEAST_PROBABILITY = 1e-4
@@ -77,13 +79,12 @@ def _note_mismatches(mismatch: Any, at: Any, nearest: Any, second: Any) -> None:
 @_compiled()
 def _describe_gap(
     row: Any, backward: Any, left: Any, left2: Any, right: Any, right2: Any, middle: Any,
-    described: Any, summary: Any,
-) -> None:  # fmt: skip
+    described: Any,
+) -> Any:  # fmt: skip
     """What all sites between two observed ones share.
 
     Fills ``described`` [4, n]: posterior weight, run, run with one mismatch per side allowed,
-    shorter side of the run; and ``summary``: the four maxima, their places, the second longest
-    run and its place, and Σ w².
+    shorter side of the run; none is negative. Returns Σ w².
     """
     n = len(row)
     weight, run, run2, side = described[0], described[1], described[2], described[3]
@@ -95,131 +96,108 @@ def _describe_gap(
     scale = np.float32(1.0) / total
     squares = np.float32(0.0)
     low, high = np.float32(middle - REACH_CM), np.float32(middle + REACH_CM)
-    centre = np.float32(middle)
+    centre, nothing = np.float32(middle), np.float32(0.0)
     for k in range(n):
         value = weight[k] * scale
         weight[k] = value
         squares += value * value
         a, b = max(left[k], low), min(right[k], high)
-        run[k] = b - a
-        side[k] = min(centre - a, b - centre)
-        run2[k] = min(right2[k], high) - max(left2[k], low)
-    for i in range(4):
-        values = described[i]
-        best = np.float32(-1.0)
-        for k in range(n):
-            best = max(best, values[k])
-        place = 0
-        while values[place] < best:
-            place += 1
-        summary[i], summary[4 + i] = best, place
-    longest = int(summary[5])
-    second, place = np.float32(-1.0), -1
-    for k in range(n):
-        if run[k] > second and k != longest:
-            second, place = run[k], k
-    summary[8], summary[9], summary[10] = second, place, squares
+        run[k] = max(b - a, nothing)
+        side[k] = max(min(centre - a, b - centre), nothing)
+        run2[k] = max(min(right2[k], high) - max(left2[k], low), nothing)
+    return squares
 
 
 @_compiled()
 def _log(value: Any, least: Any) -> Any:
-    return np.float32(np.log(max(value, np.float32(0.0)) + np.float32(least)))
+    return np.float32(np.log(value + np.float32(least)))
 
 
 @_compiled()
-def _describe_site(  # noqa: PLR0912 - a kernel
-    carriers: Any, place: Any, carried: Any, own: Any, described: Any, summary: Any, found: Any
-) -> None:
+def _describe_site(local: Any, described: Any, best: Any) -> None:
     """Best values among the states with and without the minor allele.
 
-    Fills ``found``: for carriers max weight, run, run2, side, second run (0-4); for the others
-    likewise (5-9); others with a run at least the carriers' best (10), carriers with one at least
-    the others' best (11), carriers and others near the longest run (12, 13).
+    ``described`` is read as the int32 that its float32, never negative, are bit by bit: the order
+    is the same, and whole numbers have a vector instruction for the maximum of a row.
+
+    Fills ``best`` (int32): for carriers weight, run, run2, side, second run (0-4), for the others
+    likewise (5-9), 0 where there is none.
     """
-    n = len(own)
-    run = described[1]
-    for i in range(14):
-        found[i] = np.float32(-1.0)
-    count = 0
-    for i in range(len(carriers)):
-        k = place[carriers[i]]
-        if k >= 0:
-            count += 1
-            for f in range(4):
-                found[f] = max(found[f], described[f, k]) if f != 1 else found[f]
-            if run[k] > found[1]:
-                found[4] = found[1]
-                found[1] = run[k]
-            elif run[k] > found[4]:
-                found[4] = run[k]
+    n = len(local)
+    nothing = np.int32(0)
     for f in range(4):
-        best = int(summary[4 + f])
-        if f != 1 and not carried[own[best]]:
-            found[5 + f] = summary[f]
-        elif f != 1:
-            values = described[f]
-            top = np.float32(-1.0)
-            for k in range(n):
-                if not carried[own[k]]:
-                    top = max(top, values[k])
-            found[5 + f] = top
-    first, second = int(summary[5]), int(summary[9])
-    if second >= 0 and not carried[own[first]] and not carried[own[second]]:
-        found[6], found[9] = summary[1], summary[8]
-    else:
+        values = described[f]
+        with_, without = nothing, nothing
         for k in range(n):
-            if carried[own[k]]:
-                continue
-            if run[k] > found[6]:
-                found[9] = found[6]
-                found[6] = run[k]
-            elif run[k] > found[9]:
-                found[9] = run[k]
-    near = np.float32(_NEAR) * summary[1]
-    with_, all_, all_near = np.float32(0.0), np.float32(0.0), np.float32(0.0)
-    with_better, with_near = np.float32(0.0), np.float32(0.0)
+            x = values[k] if local[k] else nothing
+            y = nothing if local[k] else values[k]
+            with_ = x if x > with_ else with_
+            without = y if y > without else without
+        best[f], best[5 + f] = with_, without
+    run, top_with, top = described[1], best[1], best[6]
+    second_with, second, equal_with, equal = nothing, nothing, nothing, nothing
     for k in range(n):
-        all_ += np.float32(run[k] >= found[1])
-        all_near += np.float32(run[k] >= near)
-    for i in range(len(carriers)):
-        k = place[carriers[i]]
-        if k >= 0:
-            with_ += np.float32(run[k] >= found[1])
-            with_better += np.float32(run[k] >= found[6])
-            with_near += np.float32(run[k] >= near)
-    found[10] = all_ - with_ if count > 0 else np.float32(n)
-    found[11] = with_better
-    found[12], found[13] = with_near, all_near - with_near
+        x = run[k] if local[k] else nothing
+        y = nothing if local[k] else run[k]
+        equal_with += np.int32(x == top_with)
+        equal += np.int32(y == top)
+        x = x if x < top_with else nothing
+        y = y if y < top else nothing
+        second_with = x if x > second_with else second_with
+        second = y if y > second else second
+    best[4] = top_with if equal_with > 1 else second_with
+    best[9] = top if equal > 1 else second
+
+
+@_compiled()
+def _count_runs(local: Any, run: Any, best: Any, counts: Any) -> None:
+    """How many states come near the best runs, which :func:`_describe_site` found.
+
+    Fills ``counts``: others with a run at least the carriers' best, carriers with one at least the
+    others' best, carriers and others near the longest run.
+    """
+    top_with, top = best[1], best[6]
+    near = np.float32(_NEAR) * max(top_with, top)
+    one, none = np.float32(1.0), np.float32(0.0)
+    better, better_with, close, close_with = none, none, none, none
+    for k in range(len(local)):
+        with_ = one if local[k] else none
+        better += (one - with_) * np.float32(run[k] >= top_with)
+        better_with += with_ * np.float32(run[k] >= top)
+        close += (one - with_) * np.float32(run[k] >= near)
+        close_with += with_ * np.float32(run[k] >= near)
+    counts[0], counts[1], counts[2], counts[3] = better, better_with, close_with, close
 
 
 @_compiled()
 def _write_features(
-    out: Any, count: Any, n_haplotypes: Any, to_left: Any, to_right: Any, summary: Any, found: Any
-) -> None:
+    out: Any, count: Any, n_haplotypes: Any, to_left: Any, to_right: Any, squares: Any, best: Any,
+    counts: Any,
+) -> None:  # fmt: skip
     """The columns after the logits."""
     out[5] = np.float32(np.log2(1.0 + count))
     out[6] = np.float32(count / n_haplotypes)
     out[7] = _log(np.float32(to_left), _LEAST_CM)
     out[8] = _log(np.float32(to_right), _LEAST_CM)
-    out[9] = _log(summary[10], _LEAST_WEIGHT)
-    out[10] = _log(summary[0], _LEAST_WEIGHT)
-    out[11] = _log(found[0], _LEAST_WEIGHT)
-    out[12] = _log(found[5], _LEAST_WEIGHT)
+    out[9] = _log(squares, _LEAST_WEIGHT)
+    out[10] = _log(max(best[0], best[5]), _LEAST_WEIGHT)
+    out[11] = _log(best[0], _LEAST_WEIGHT)
+    out[12] = _log(best[5], _LEAST_WEIGHT)
     for i in range(2):
         for f in range(4):
-            out[13 + 4 * i + f] = _log(found[5 * i + 1 + f], _LEAST_CM)
-    out[21] = np.float32(np.log(1.0 + found[10]))
+            out[13 + 4 * i + f] = _log(best[5 * i + 1 + f], _LEAST_CM)
+    out[21] = _log(counts[0], 1.0)
     out[22] = out[13] - out[17]
     out[23] = out[14] - out[18]
     out[24] = out[15] - out[19]
-    out[25] = np.float32(np.log(1.0 + found[11]))
-    out[26] = np.float32(np.log((1.0 + found[12]) / (1.0 + found[13])))
+    out[25] = _log(counts[1], 1.0)
+    out[26] = _log(counts[2], 1.0) - _log(counts[3], 1.0)
 
 
 @_compiled()
 def _minor_probability(
-    carriers: Any, place: Any, row: Any, backward: Any, both: Any, ahead: Any, behind: Any,
-    r1: Any, r2: Any,
+    carriers: Any, place: Any, local: Any, common: Any, row: Any, backward: Any, both: Any,
+    ahead: Any, behind: Any, r1: Any, r2: Any,
 ) -> Any:  # fmt: skip
     """Posterior share of the carriers at one site; see the module ``reference``."""
     one = np.float32(1.0)
@@ -227,13 +205,22 @@ def _minor_probability(
     prior = one / n
     sum_both, sum_ahead = np.float32(0.0), np.float32(0.0)
     sum_behind, count = np.float32(0.0), np.float32(0.0)
-    for i in range(len(carriers)):
-        k = place[carriers[i]]
-        if k >= 0:
-            sum_both += row[k] * backward[k]
-            sum_ahead += row[k]
-            sum_behind += backward[k]
-            count += one
+    if common:
+        for k in range(len(row)):
+            a = row[k] if local[k] else np.float32(0.0)
+            b = backward[k] if local[k] else np.float32(0.0)
+            sum_both += a * b
+            sum_ahead += a
+            sum_behind += b
+            count += np.float32(local[k])
+    else:
+        for i in range(len(carriers)):
+            k = place[carriers[i]]
+            if k >= 0:
+                sum_both += row[k] * backward[k]
+                sum_ahead += row[k]
+                sum_behind += backward[k]
+                count += one
     # Scaled to Σ A = 1 and Σ π B = 1.
     a, b = (one - r1) / ahead, r1 * prior
     c, d = (one - r2) * n / behind, r2
@@ -302,12 +289,16 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
     backward = np.ones((n_settings, n), dtype=np.float32)
     behind = np.full(n_settings, np.float32(n), dtype=np.float32)
     described = np.empty((4, n), dtype=np.float32)
-    summary = np.zeros(11, dtype=np.float32)
-    found = np.empty(14, dtype=np.float32)
+    described_bits = described.view(np.int32)
+    best = np.zeros(10, dtype=np.float32)
+    best_bits = best.view(np.int32)
+    counts = np.empty(4, dtype=np.float32)
     both = np.empty(n_settings, dtype=np.float32)
     flat = np.full(n, prior, dtype=np.float32)
     start = np.full(n, edge_left, dtype=np.float32)
+    local = np.empty(n, dtype=np.uint8)
     held = -1
+    squares, low, high = np.float32(1.0), cm[0], cm[0]
     for gap in range(n_observed, -1, -1):
         # The gap's sites lie between observed sites gap - 1 and gap.
         begin = max(columns[gap - 1] + 1, core) if gap > 0 else core
@@ -346,22 +337,27 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
             if wanted:
                 low = cm[columns[gap - 1]] if gap > 0 else cm[0]
                 high = cm[columns[gap]] if gap < n_observed else cm[len(cm) - 1]
-                _describe_gap(
+                squares = _describe_gap(
                     rows[MAIN_SETTING, inside] if gap > 0 else flat, backward[MAIN_SETTING],
                     left_rows[0, inside] if gap > 0 else start,
                     left_rows[1, inside] if gap > 0 else start, right[0], right[1],
-                    0.5 * (low + high), described, summary,
+                    0.5 * (low + high), described,
                 )  # fmt: skip
             for site in range(begin, end):
                 at = site - core
                 some = carriers[first[at] : first[at + 1]]
+                common = len(some) * _COMMON > n_haplotypes
+                if common or wanted:
+                    for k in range(n):
+                        local[k] = carried[at, own[k]]
                 mean = np.float32(0.0)
                 for s in range(n_settings):
                     r1 = _switch(g[s], columns[gap - 1], site) if gap > 0 else one
                     r2 = _switch(g[s], site, columns[gap]) if gap < n_observed else one
                     ahead = mass[s, gap - 1] if gap > 0 else one
                     value = _minor_probability(
-                        some, place, rows[s, inside] if gap > 0 else flat, backward[s], both[s],
+                        some, place, local, common, rows[s, inside] if gap > 0 else flat,
+                        backward[s], both[s],
                         ahead, behind[s], r1, r2,
                     )  # fmt: skip
                     mean += value
@@ -372,7 +368,8 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                 if not wanted:
                     probability[at] = mean / np.float32(n_settings)
                     continue
-                _describe_site(some, place, carried[at], own, described, summary, found)
+                _describe_site(local, described_bits, best_bits)
+                _count_runs(local, described[1], best, counts)
                 count = len(some)
                 for i in range(len(excluded)):
                     if excluded[i] >= 0 and carried[at, excluded[i]]:
@@ -380,7 +377,7 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                 to_left = min(cm[site] - low, REACH_CM) if gap > 0 else REACH_CM
                 to_right = min(high - cm[site], REACH_CM) if gap < n_observed else REACH_CM
                 _write_features(
-                    features[at], count, n_haplotypes, to_left, to_right, summary, found
+                    features[at], count, n_haplotypes, to_left, to_right, squares, best, counts
                 )
         if gap == 0 or columns[gap - 1] < core:
             break
