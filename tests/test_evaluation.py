@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,10 @@ def test_truth_against_itself_is_one_everywhere(small):
             assert group.mean_site_r2 == pytest.approx(1.0)
             assert group.nonref_concordance == group.nonmajor_concordance == group.concordance == 1
     assert all(s.concordance == 1.0 for s in found.samples)
-    assert all(c.predicted == pytest.approx(c.observed) for c in found.calibration)
+    assert all(c.predicted == pytest.approx(c.observed) for c in found.calibration.bins)
+    assert found.calibration.ece == pytest.approx(0.0)
+    assert found.gp_calibration is None
+    assert found.quality is None
 
 
 def test_what_was_measured_must_be_known(small):
@@ -54,7 +58,7 @@ def test_what_was_measured_must_be_known(small):
 def test_missing_sites_samples_and_duplicates_are_errors(small):
     truth, panel, observed = small / "truth.vcf", small / "panel.h5", small / "observed.txt"
     less = write_vcf_rows(small / "less.vcf", TRUTH[:3], PEOPLE)
-    with pytest.raises(InputError, match="lacks the masked site 20:400:A:C"):
+    with pytest.raises(InputError, match="lacks the masked site 20:400:A:C, and 0 more"):
         evaluate(less, truth, panel, observed=observed)
     other = write_vcf_rows(small / "other.vcf", TRUTH, ["A", "B", "C", "Z"])
     with pytest.raises(InputError, match="no sample Z"):
@@ -102,6 +106,195 @@ def test_command_line_tables_json_and_figure(small, capsys):
     assert run_command([*words, "--label", "three"]) == 2
     assert "3 labels for 2" in capsys.readouterr().err
     assert run_command(["evaluate", truth, "-r", str(small / "panel.h5")]) == 2
+
+
+def with_fields(path, rows, fields, header=(), info="IMP"):
+    """A VCF of ``CHROM POS REF ALT value value …`` whose records have ``fields``."""
+    lines = ["##fileformat=VCFv4.3", "##contig=<ID=20>"]
+    lines.append('##INFO=<ID=IMP,Number=0,Type=Flag,Description="Imputed">')
+    lines.append('##INFO=<ID=DR2,Number=A,Type=Float,Description="Quality">')
+    lines += [f'##FORMAT=<ID={f},Number=.,Type=Float,Description="{f}">' for f in header]
+    lines.append('##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">')
+    fixed = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"]
+    lines.append("\t".join([*fixed, *PEOPLE]))
+    for row in rows:
+        chrom, pos, ref, alt, *calls = row.split()
+        lines.append("\t".join([chrom, pos, ".", ref, alt, ".", ".", info, fields, *calls]))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_genotype_probabilities_are_binned_for_the_panels_minor_allele(small):
+    # At 20:300 REF is the minor allele of the panel, so 1|1 is hom_major there.
+    rows = [
+        "20 200 A C .9,.1,0 .2,.7,.1 1,0,0 .6,.4,0",
+        "20 300 A C 0,0,1 0,.4,.6 0,1,0 0,.2,.8",
+    ]
+    imputed = with_fields(small / "i.vcf", rows, "GP", ["GP"])
+    found = evaluate(imputed, small / "truth.vcf", small / "panel.h5").gp_calibration
+    assert found.source == "GP"
+    predicted = {
+        # truth: 0 1 0 0 at 20:200, 2 2 1 2 (ALT major) at 20:300
+        "hom_major": ([0.9, 0.2, 1.0, 0.6, 1.0, 0.6, 0.0, 0.8], [1, 0, 1, 1, 1, 1, 0, 1]),
+        "het": ([0.1, 0.7, 0.0, 0.4, 0.0, 0.4, 1.0, 0.2], [0, 1, 0, 0, 0, 0, 1, 0]),
+        "hom_minor": ([0.0, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0] * 8),
+    }
+    for name, (probability, outcome) in predicted.items():
+        own = found.genotypes[name]
+        groups = {}
+        for p, o in zip(probability, outcome, strict=True):
+            groups.setdefault(min(int(round(p * 20, 6)), 19), []).append((p, o))
+        assert sum(b.n for b in own.bins) == 8
+        means = sorted((float(np.mean([p for p, _ in g])), len(g)) for g in groups.values())
+        assert [(pytest.approx(m, abs=1e-6), n) for m, n in means] == [
+            (b.predicted, b.n) for b in own.bins
+        ]
+        error = sum(abs(sum(p - o for p, o in g)) for g in groups.values()) / 8
+        assert own.ece == pytest.approx(error, abs=1e-6)
+    assert found.ece == pytest.approx(np.mean([c.ece for c in found.genotypes.values()]))
+
+
+def test_probabilities_come_from_haplotype_dosages_or_are_absent(small):
+    rows = ["20 200 A C 0:0,0 1:.5,.5 0:0,0 0:.1,0", "20 400 A C 1:.9,.1 0:0,0 0:0,0 2:1,1"]
+    both = with_fields(small / "h.vcf", rows, "DS:HDS", ["DS", "HDS"])
+    found = evaluate(both, small / "truth.vcf", small / "panel.h5").gp_calibration
+    assert found.source == "HDS"
+    het = [(b.predicted, b.observed, b.n) for b in found.genotypes["het"].bins]
+    # .9 and .1: het is .9² + .1² = .82; .5 and .5: .5; .1 and 0: .1.
+    assert [b[0] for b in het] == pytest.approx([0.0, 0.1, 0.5, 0.82], abs=1e-6)
+    assert [b[2] for b in het] == [5, 1, 1, 1]
+    only = with_fields(small / "d.vcf", [r.replace(":0,0", "") for r in rows], "DS", ["DS"])
+    text = only.read_text().replace(":.5,.5", "").replace(":.1,0", "").replace(":.9,.1", "")
+    only.write_text(text.replace(":1,1", ""))
+    assert evaluate(only, small / "truth.vcf", small / "panel.h5").gp_calibration is None
+
+
+def test_perfect_probabilities_have_no_calibration_error_and_wrong_ones_have(small):
+    right = "20 200 A C 1,0,0 0,1,0 1,0,0 1,0,0"
+    wrong = "20 200 A C 0,0,1 0,0,1 0,0,1 0,0,1"
+    errors = []
+    for name, row in (("right", right), ("wrong", wrong)):
+        imputed = with_fields(small / f"{name}.vcf", [row], "GP", ["GP"])
+        found = evaluate(imputed, small / "truth.vcf", small / "panel.h5")
+        errors.append((found.gp_calibration.ece, found.calibration.ece))
+    assert errors[0] == (0.0, 0.0)
+    assert errors[1] == pytest.approx(((0.75 + 0.25 + 1.0) / 3, 7 / 8))
+
+
+def test_quality_scores_are_held_to_the_true_r2():
+    from snvrag.calibration import quality_accuracy
+
+    generator = np.random.default_rng(1)
+    quality = generator.random(500)
+    r2 = np.clip(quality + generator.normal(0, 0.1, 500), 0, 1)
+    quality[:5], r2[5:9] = np.nan, np.nan
+    found = quality_accuracy(quality, r2)
+    both = ~(np.isnan(quality) | np.isnan(r2))
+    assert found.n_sites == 491 == sum(b.n_sites for b in found.bins)
+    assert found.correlation == pytest.approx(np.corrcoef(quality[both], r2[both])[0, 1])
+    assert found.mean_difference == pytest.approx((quality - r2)[both].mean())
+    inside = both & (quality > 0.8) & (quality <= 0.9)
+    (group,) = [b for b in found.bins if b.low == 0.8]
+    assert group.n_sites == inside.sum()
+    assert group.mean_site_r2 == pytest.approx(r2[inside].mean())
+    assert quality_accuracy(np.full(3, np.nan), np.ones(3)) is None
+    assert np.isnan(quality_accuracy(np.ones(3), np.array([0.1, 0.2, 0.3])).correlation)
+    ends = quality_accuracy(np.array([0.0, 1.0, 1.2]), np.array([0.0, 1.0, 1.0]))
+    assert [b.n_sites for b in ends.bins] == [1, 0, 0, 0, 0, 0, 2]
+
+
+def test_dosages_that_are_none_and_files_without_samples_are_errors(small):
+    truth, panel = small / "truth.vcf", small / "panel.h5"
+    for value, word in (("7.5", "dosage 7.5, outside"), ("-1", "dosage -1"), (".", "missing")):
+        bad = with_fields(small / "b.vcf", [f"20 200 A C {value} 0 0 0"], "DS", ["DS"])
+        with pytest.raises(InputError, match=f"20:200:A:C has .*{word}"):
+            evaluate(bad, truth, panel)
+    lines = truth.read_text().splitlines()
+    bare = ["\t".join(x.split("\t")[:8]) if not x.startswith("##") else x for x in lines]
+    (small / "bare.vcf").write_text("\n".join(bare) + "\n")
+    for pair in ((small / "bare.vcf", truth), (truth, small / "bare.vcf")):
+        with pytest.raises(InputError, match=r"bare\.vcf: there is no sample"):
+            evaluate(*pair, panel, observed=small / "observed.txt")
+    (small / "none.txt").write_text("# nothing\n")
+    with pytest.raises(InputError, match="lists no site"):
+        evaluate(truth, truth, panel, observed=small / "none.txt")
+    other = write_vcf_rows(small / "c21.vcf", ["21 100 A C 0|1 0|0 0|0 0|0"], PEOPLE, ("21",))
+    with pytest.raises(InputError, match=r"contigs: 20 in truth and panel, 21 in the imputed"):
+        evaluate(other, truth, panel, observed=small / "observed.txt")
+
+
+def test_bad_words_end_before_the_work_with_one_sentence_and_a_hint(small, capsys):
+    truth, panel = str(small / "truth.vcf"), str(small / "panel.h5")
+    words = ["evaluate", truth, truth, "-r", panel, "--observed", str(small / "observed.txt")]
+    kept = {p.name: p.read_bytes() for p in small.iterdir()}
+    for more, sentence in (
+        (["--plot", panel, "--force"], "is one of the inputs"),
+        (["--per-site", truth, "--force"], "is one of the inputs"),
+        (["--plot", str(small / "no" / "p.png")], "does not exist"),
+        (["--plot", str(small / "x"), "--per-site", str(small / "x")], "name one file"),
+        (["--per-site", str(small)], "is a folder"),
+    ):
+        assert run_command([*words, *more]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert re.fullmatch(rf"error: [^\n]*{sentence}[^\n]*\nhint: [^\n]+\n", err), err
+    for missing in (
+        ["evaluate", truth, str(small / "none.vcf"), truth, "-r", panel],
+        ["evaluate", truth, str(small / "none.vcf"), "-r", panel],
+        ["evaluate", truth, truth, "-r", str(small / "none.h5")],
+        [*words[:5], "--observed", str(small / "none.txt")],
+    ):
+        assert run_command(missing) == 2
+        assert re.fullmatch(r"error: \S+none\S+: no such file\nhint: .+\n", capsys.readouterr().err)
+    assert {p.name: p.read_bytes() for p in small.iterdir()} == kept
+
+
+def test_the_command_shows_calibration_and_quality(small, capsys):
+    rows = [
+        "20 200 A C .9,.1,0 .2,.7,.1 1,0,0 .6,.4,0",
+        "20 300 A C 0,0,1 0,.4,.6 0,1,0 0,.2,.8",
+        "20 400 A C 0,1,0 0,.4,.6 1,0,0 0,.2,.8",
+    ]
+    imputed = with_fields(small / "i.vcf", rows, "GP", ["GP"], info="DR2=0.85;IMP")
+    words = ["evaluate", str(imputed), str(small / "truth.vcf"), "-r", str(small / "panel.h5")]
+    assert run_command(words) == 0
+    out = capsys.readouterr().out
+    assert "INFO/DR2 or R2 against true r²: correlation -" in out
+    assert "genotype probabilities (GP) 0." in out
+    assert run_command([*words, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["quality"]["correlation"] is None
+    assert data["quality"]["n_sites"] == 3
+    assert set(data["gp_calibration"]["genotypes"]) == {"hom_major", "het", "hom_minor"}
+    assert set(data["calibration"][0]) == {"predicted", "observed", "n"}
+    assert 0 < data["ece"] < 0.2
+    plain = str(small / "truth.vcf")
+    words = ["evaluate", plain, plain, "-r", str(small / "panel.h5")]
+    assert run_command([*words, "--observed", str(small / "observed.txt")]) == 0
+    out = capsys.readouterr().out
+    assert "has no INFO/DR2" in out
+    assert "genotype probabilities absent" in out
+
+
+def test_the_figure_has_a_panel_for_each_question(small, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    from snvrag.plots import plot_accuracy
+
+    rows = ["20 200 A C .9,.1,0 .2,.7,.1 1,0,0 .6,.4,0", "20 400 A C 0,1,0 0,.4,.6 1,0,0 0,.2,.8"]
+    imputed = with_fields(small / "i.vcf", rows, "GP", ["GP"], info="DR2=0.85;IMP")
+    found = evaluate(imputed, small / "truth.vcf", small / "panel.h5", label="one")
+    kept = []
+    monkeypatch.setattr(plt, "close", kept.append)
+    plot_accuracy([found], small / "p.png")
+    by_maf, by_quality, dosage, genotype = kept[0].axes
+    assert by_maf.get_xscale() == "log"
+    assert list(by_quality.lines[0].get_xdata()) == [pytest.approx(0.85)]
+    assert list(dosage.lines[0].get_xdata()) == [b.predicted for b in found.calibration.bins]
+    assert [line.get_label().split(" (")[0] for line in genotype.lines[:3]] == [
+        *("one, hom major", "one, het", "one, hom minor")
+    ]
+    monkeypatch.undo()
+    plt.close("all")
 
 
 @pytest.fixture(scope="module")
