@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import re
 import shutil
@@ -316,25 +315,38 @@ def dev_run(tmp_path_factory):
     return folder
 
 
+def scores_of_the_reference(imputed, dev_folder, name, folder):
+    """What ``evaluate.py`` beside the real data says."""
+    scorer = dev_folder.parent.parent / "evaluate.py"
+    command = [sys.executable, str(scorer), "--truth", str(dev_folder / "truth.vcf.gz")]
+    command += ["--imputed", str(imputed), "--quiet", "--json", str(folder / "s.json")]
+    command += ["--panel", str(dev_folder / "panel.vcf.gz")]
+    command += ["--observed", str(dev_folder / f"sites.{name}.txt")]
+    subprocess.run(command, check=True, capture_output=True)
+    return json.loads((folder / "s.json").read_text())
+
+
+def assert_equal_scores(found, scored):
+    pairs = zip([*found.bins, found.all], [*scored["bins"].values(), scored["all"]], strict=True)
+    for ours, theirs in pairs:
+        assert ours.n_sites == theirs["n_sites"]
+        assert ours.n_genotypes == theirs["n_genotypes"]
+        for own, other in (
+            ("aggregate_r2", "r2_agg"),
+            ("mean_site_r2", "r2_site"),
+            ("nonref_concordance", "nrc"),
+            ("nonmajor_concordance", "nmc"),
+            ("concordance", "conc"),
+        ):
+            assert getattr(ours, own) == pytest.approx(theirs[other], abs=1e-6), own
+
+
 @pytest.mark.parametrize("name", ["array", "random10", "random50"])
 def test_agrees_with_the_reference_scorer_and_reaches_the_rivals(dev_run, dev_folder, name):
     """Bar: Minimac4's best setting and Beagle with map, less the issue's tolerances."""
-    scorer = dev_folder.parent.parent / "evaluate.py"
-    command = [sys.executable, str(scorer), "--truth", str(dev_folder / "truth.vcf.gz")]
-    command += ["--imputed", str(dev_run / f"{name}.vcf.gz"), "--quiet"]
-    command += ["--panel", str(dev_folder / "panel.vcf.gz"), "--json", str(dev_run / "s.json")]
-    command += ["--observed", str(dev_folder / f"sites.{name}.txt")]
-    subprocess.run(command, check=True)
-    scored = json.loads((dev_run / "s.json").read_text())
-    found = evaluate(dev_run / f"{name}.vcf.gz", dev_folder / "truth.vcf.gz", dev_run / "panel.h5")
-    bins = list(scored["bins"].values())
-    for ours, theirs in zip(found.bins, bins, strict=True):
-        assert ours.n_sites == theirs["n_sites"]
-        assert ours.aggregate_r2 == pytest.approx(theirs["r2_agg"], abs=1e-6)
-        assert ours.mean_site_r2 == pytest.approx(theirs["r2_site"], abs=1e-6)
-        assert ours.nonref_concordance == pytest.approx(theirs["nrc"], abs=1e-6)
-        assert ours.nonmajor_concordance == pytest.approx(theirs["nmc"], abs=1e-6)
-    assert found.all.aggregate_r2 == pytest.approx(scored["all"]["r2_agg"], abs=1e-6)
+    imputed = dev_run / f"{name}.vcf.gz"
+    found = evaluate(imputed, dev_folder / "truth.vcf.gz", dev_run / "panel.h5")
+    assert_equal_scores(found, scores_of_the_reference(imputed, dev_folder, name, dev_run))
     peers = json.loads((dev_folder.parent.parent / "peers.json").read_text())
     methods = peers["splits"]["chr20/dev"]["targets"][name]["methods"]
     tolerances = (0.02, 0.02, 0.01, 0.005, 0.005, 0.005, 0.005)
@@ -344,33 +356,39 @@ def test_agrees_with_the_reference_scorer_and_reaches_the_rivals(dev_run, dev_fo
             assert ours.aggregate_r2 >= bar - tolerance, (rival, ours.low, ours.aggregate_r2, bar)
 
 
-@pytest.mark.external
-@pytest.mark.slow
-def test_scores_of_minimac4_equal_the_reference_scorers(dev_folder, tmp_path):
-    if shutil.which("minimac4") is None:
-        pytest.skip("minimac4 is not installed")
-    panel = tmp_path / "panel.msav"
+def beagle(dev_folder, target, folder):
+    command = ["beagle", f"gt={target}", f"ref={dev_folder / 'panel.vcf.gz'}", "gp=true"]
+    command += [f"out={folder / 'out'}", "nthreads=1"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def minimac4(dev_folder, target, folder):
+    panel = str(folder / "panel.msav")
     source = str(dev_folder / "panel.vcf.gz")
     subprocess.run(
-        ["minimac4", "--compress-reference", source, "-o", str(panel)],
-        check=True,
-        capture_output=True,
+        ["minimac4", "--compress-reference", source, "-o", panel], check=True, capture_output=True
     )
-    out = tmp_path / "m.vcf.gz"
-    target = str(dev_folder / "target.array.vcf.gz")
-    command = ["minimac4", str(panel), target, "-o", str(out), "-O", "vcf.gz", "-f", "GT,HDS,DS,GP"]
+    command = ["minimac4", panel, str(target), "-o", str(folder / "out.vcf.gz"), "-O", "vcf.gz"]
+    command += ["-f", "GT,HDS,DS,GP"]
     subprocess.run(command, check=True, capture_output=True)
-    spec = importlib.util.spec_from_file_location(
-        "scorer", dev_folder.parent.parent / "evaluate.py"
-    )
-    assert spec is not None
-    scorer = str(dev_folder.parent.parent / "evaluate.py")
-    command = [sys.executable, scorer, "--truth", str(dev_folder / "truth.vcf.gz"), "--quiet"]
-    command += ["--imputed", str(out), "--panel", source, "--json", str(tmp_path / "s.json")]
-    command += ["--observed", str(dev_folder / "sites.array.txt")]
-    subprocess.run(command, check=True)
-    scored = json.loads((tmp_path / "s.json").read_text())
+
+
+@pytest.mark.external
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", [beagle, minimac4])
+def test_scores_of_other_tools_equal_the_reference_scorers(dev_folder, tmp_path, tool):
+    if shutil.which(tool.__name__) is None:
+        pytest.skip(f"{tool.__name__} is not installed")
     convert(dev_folder / "panel.vcf.gz", tmp_path / "panel.h5")
-    found = evaluate(out, dev_folder / "truth.vcf.gz", tmp_path / "panel.h5")
-    for ours, theirs in zip(found.bins, scored["bins"].values(), strict=True):
-        assert ours.aggregate_r2 == pytest.approx(theirs["r2_agg"], abs=1e-6)
+    tool(dev_folder, dev_folder / "target.array.vcf.gz", tmp_path)
+    imputed, truth = tmp_path / "out.vcf.gz", dev_folder / "truth.vcf.gz"
+    scored = scores_of_the_reference(imputed, dev_folder, "array", tmp_path)
+    observed = dev_folder / "sites.array.txt"
+    found = evaluate(imputed, truth, tmp_path / "panel.h5", observed=observed)
+    assert_equal_scores(found, scored)
+    # The file's own marks of what was imputed say the same.
+    by_marks = evaluate(imputed, truth, tmp_path / "panel.h5")
+    assert by_marks.as_json() == found.as_json()
+    assert found.gp_calibration.source == "GP"
+    assert found.gp_calibration.ece < 0.02
+    assert found.quality.correlation > 0.5
