@@ -14,18 +14,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snvrag.calibration import (
+    Calibration,
+    GenotypeCalibration,
+    GenotypeReliability,
+    QualityAccuracy,
+    Reliability,
+    quality_accuracy,
+)
 from snvrag.dosage import PooledR2, minor_allele_frequency
 from snvrag.errors import InputError, UsageError
 from snvrag.panel import Panel
-from snvrag.provenance import read_lines
+from snvrag.provenance import Progress, read_lines
 from snvrag.sites import plain_chromosome
-from snvrag.vcf import DosageReader
+from snvrag.vcf import DosageReader, check_complete
 
 BIN_EDGES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-_CALIBRATION_BINS = 20
 # Keeps a frequency such as 24/480 == 0.05 in the bin that ends there.
 _EDGE_TOLERANCE = 1e-9
 _CONSTANT = 1e-9
+_EVERY = 256
+# What rounding of DS to three decimals can add.
+_DOSAGE_SLACK = 0.0011
 Key = tuple[str, int, str, str]
 
 
@@ -60,17 +70,6 @@ class SampleAccuracy:
 
 
 @dataclass(frozen=True, slots=True)
-class CalibrationBin:
-    """Genotypes whose imputed dosage (minor allele, halved) lies in one bin."""
-
-    predicted: float
-    """Mean halved dosage."""
-    observed: float
-    """Mean halved true dosage."""
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
 class SiteAccuracy:
     """Accuracy per masked site; arrays of one length."""
 
@@ -92,7 +91,12 @@ class Evaluation:
     bins: list[BinAccuracy]
     all: BinAccuracy
     samples: list[SampleAccuracy]
-    calibration: list[CalibrationBin]
+    calibration: Calibration
+    """Of the imputed dosage of the minor allele, halved."""
+    gp_calibration: GenotypeCalibration | None
+    """Of genotype probabilities; None where the file has neither GP nor HDS."""
+    quality: QualityAccuracy | None
+    """INFO/DR2 or R2 against true r²; None where the file has none."""
     sites: SiteAccuracy
 
     def as_json(self) -> dict[str, Any]:
@@ -103,7 +107,10 @@ class Evaluation:
             "bins": [asdict(b) for b in self.bins],
             "all": asdict(self.all),
             "samples": [asdict(s) for s in self.samples],
-            "calibration": [asdict(c) for c in self.calibration],
+            "calibration": [asdict(c) for c in self.calibration.bins],
+            "ece": self.calibration.ece,
+            "gp_calibration": asdict(self.gp_calibration) if self.gp_calibration else None,
+            "quality": asdict(self.quality) if self.quality else None,
         }
 
 
@@ -117,6 +124,7 @@ class _Compared:
     dosage: NDArray[np.float32]
     guess: NDArray[np.int8]
     quality: NDArray[np.float64]
+    reliability: GenotypeReliability
 
 
 def evaluate(
@@ -126,6 +134,7 @@ def evaluate(
     *,
     observed: Path | None = None,
     label: str | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Compare an imputed file with the truth at masked sites.
 
@@ -138,11 +147,15 @@ def evaluate(
         panel: reference panel, which gives frequencies and minor alleles.
         observed: VCF, or text of CHROM POS, of the sites that were measured.
         label: name of the method; the file's name if None.
+        progress: called as ``progress(task, done, total)`` in records.
 
     Raises:
         UsageError: neither ``observed`` nor marks tell which sites were imputed.
-        InputError: a sample or a masked site is missing, or alleles differ.
+        InputError: a file is damaged, a sample or a masked site is missing, or a dosage is missing
+            or no dosage.
     """
+    for source in (imputed, truth):
+        check_complete(source)
     frequency = _panel_frequencies(panel)
     known = None if observed is None else _observed_sites(observed)
     reader = DosageReader(imputed)
@@ -152,7 +165,7 @@ def evaluate(
             f"{imputed}: marks no site as imputed (INFO/IMP or IMPUTED)",
             "name the measured sites with --observed FILE",
         )
-    compared = _compare(reader, truth, frequency, known)
+    compared = _compare(reader, truth, frequency, known, progress)
     return _summarise(label or imputed.name, reader.samples, compared)
 
 
@@ -186,6 +199,8 @@ def _observed_sites(path: Path) -> set[tuple[str, int]]:
                 f"{path}, line {number}: {line.strip()!r} is no site", "write CHROM and POS"
             )
         found.add((plain_chromosome(fields[0]), int(fields[1])))
+    if not found:
+        raise InputError(f"{path}: lists no site", "write CHROM and POS of each measured site")
     return found
 
 
@@ -194,66 +209,97 @@ def _compare(
     truth: Path,
     frequency: dict[Key, float],
     observed: set[tuple[str, int]] | None,
+    progress: Progress | None,
 ) -> _Compared:
-    imputed = _read_imputed(reader, frequency, observed)
-    truth_reader = DosageReader(truth)
-    lacking = [s for s in reader.samples if s not in set(truth_reader.samples)]
-    if lacking:
-        raise InputError(
-            f"{truth}: has no sample {lacking[0]} ({len(lacking)} imputed samples are missing)",
-            "give the truth of the imputed samples",
-        )
-    columns = np.array([truth_reader.samples.index(s) for s in reader.samples])
-    keys: list[Key] = []
+    """Stream the imputed file past the truth, which is held as one byte per genotype."""
+    true = _read_truth(truth, reader.samples, frequency, observed, progress)
+    keys: dict[Key, None] = {}
     rows: list[tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int8], float]] = []
-    for record in truth_reader:
-        key = (plain_chromosome(record.site[0]), *record.site[1:])
-        if key not in frequency:
-            continue
-        found = imputed.pop(key, None)
-        if found is not None:
-            keys.append(key)
-            rows.append((record.genotype[columns], *found))
-        elif observed is not None and key[:2] not in observed:
-            raise InputError(
-                f"{reader.source}: lacks the masked site {':'.join(map(str, key))}",
-                "impute all panel sites, or name what was measured with --observed",
-            )
-    truth_reader.close()
-    if not keys:
-        raise InputError(
-            f"{reader.source}: no masked site is both in the truth and in the panel",
-            "check that imputed file, truth and panel are of one build and chromosome",
-        )
-    true, dosage, guess, quality = zip(*rows, strict=True)
-    return _Compared(
-        keys,
-        np.array([frequency[k] for k in keys]),
-        np.array(true),
-        np.array(dosage),
-        np.array(guess),
-        np.array(quality),
-    )
-
-
-def _read_imputed(
-    reader: DosageReader, frequency: dict[Key, float], observed: set[tuple[str, int]] | None
-) -> dict[Key, tuple[NDArray[np.float32], NDArray[np.int8], float]]:
-    """Masked records of the imputed file by site."""
-    found: dict[Key, tuple[NDArray[np.float32], NDArray[np.int8], float]] = {}
-    for record in reader:
+    reliability = GenotypeReliability()
+    for number, record in enumerate(reader, start=1):
+        if progress and number % _EVERY == 0:
+            progress("comparing", min(number, len(frequency)), len(frequency))
         key = (plain_chromosome(record.site[0]), *record.site[1:])
         masked = record.imputed if observed is None else key[:2] not in observed
         if not masked or key not in frequency:
             continue
         name = ":".join(map(str, record.site))
-        if key in found:
-            raise InputError(f"{reader.source}: has more than one record {name}")
-        if np.isnan(record.dosage).any():
-            raise InputError(f"{reader.source}: record {name} has a missing dosage")
-        found[key] = (record.dosage, record.genotype, record.quality)
+        if key in keys:
+            raise InputError(
+                f"{reader.source}: has more than one record {name}",
+                "bcftools norm --rm-dup exact leaves one",
+            )
+        _check_dosage(reader.source, name, record.dosage)
+        if key in true:
+            keys[key] = None
+            rows.append((true[key], record.dosage, record.genotype, record.quality))
+            flip = frequency[key] > 0.5
+            reliability.add(record.probability, record.probability_source, true[key], flip=flip)
+    reader.close()
+    lacking = [] if observed is None else [key for key in true if key not in keys]
+    if not keys:
+        raise InputError(
+            f"{reader.source}: no masked site is both in the truth and in the panel (contigs: "
+            f"{', '.join(dict.fromkeys(k[0] for k in true)) or 'none'} in truth and panel, "
+            f"{', '.join(reader.contigs) or 'none named'} in the imputed file)",
+            "check that imputed file, truth and panel are of one build and chromosome",
+        )
+    if lacking:
+        raise InputError(
+            f"{reader.source}: lacks the masked site {':'.join(map(str, lacking[0]))}, and "
+            f"{len(lacking) - 1:,} more",
+            "impute all panel sites, or name what was measured with --observed",
+        )
+    genotypes, dosage, guess, quality = zip(*rows, strict=True)
+    return _Compared(
+        list(keys),
+        np.array([frequency[k] for k in keys]),
+        np.array(genotypes),
+        np.array(dosage),
+        np.array(guess),
+        np.array(quality),
+        reliability,
+    )
+
+
+def _read_truth(
+    source: Path,
+    samples: Sequence[str],
+    frequency: dict[Key, float],
+    observed: set[tuple[str, int]] | None,
+    progress: Progress | None,
+) -> dict[Key, NDArray[np.int8]]:
+    """ALT counts of the imputed samples at panel sites that were not measured, int8 [n] each."""
+    reader = DosageReader(source)
+    lacking = [s for s in samples if s not in set(reader.samples)]
+    if lacking:
+        raise InputError(
+            f"{source}: has no sample {lacking[0]} ({len(lacking)} imputed samples are missing)",
+            "give the truth of the imputed samples",
+        )
+    columns = np.array([reader.samples.index(s) for s in samples])
+    found: dict[Key, NDArray[np.int8]] = {}
+    for number, record in enumerate(reader, start=1):
+        if progress and number % _EVERY == 0:
+            progress("reading the truth", min(number, len(frequency)), len(frequency))
+        key = (plain_chromosome(record.site[0]), *record.site[1:])
+        if key in frequency and (observed is None or key[:2] not in observed):
+            found[key] = record.genotype[columns]
     reader.close()
     return found
+
+
+def _check_dosage(source: Path, name: str, dosage: NDArray[np.float32]) -> None:
+    if np.isnan(dosage).any():
+        raise InputError(
+            f"{source}: record {name} has a missing dosage", "impute it, or leave the record out"
+        )
+    if dosage.min() < -_DOSAGE_SLACK or dosage.max() > 2 + _DOSAGE_SLACK:
+        worst = dosage.min() if dosage.min() < -_DOSAGE_SLACK else dosage.max()
+        raise InputError(
+            f"{source}: record {name} has dosage {worst:g}, outside 0 to 2",
+            "DS must count ALT alleles",
+        )
 
 
 def _summarise(label: str, samples: Sequence[str], data: _Compared) -> Evaluation:
@@ -304,13 +350,17 @@ def _summarise(label: str, samples: Sequence[str], data: _Compared) -> Evaluatio
                 name, pooled.value(), _share(own, nonmajor[:, column]), _share(own, have)
             )
         )
+    calibration = Reliability()
+    calibration.add(dosage[known] / 2, truth[known] / 2)
     return Evaluation(
         label=label,
         n_samples=len(samples),
         bins=bins,
         all=accuracy(0.0, 0.5, np.ones(len(maf), dtype=bool)),
         samples=people,
-        calibration=_calibration(truth[known] / 2, dosage[known] / 2),
+        calibration=calibration.result(),
+        gp_calibration=data.reliability.result(),
+        quality=quality_accuracy(data.quality, site_r2),
         sites=SiteAccuracy(
             data.keys,
             maf,
@@ -348,21 +398,6 @@ def per_site_r2(
     with np.errstate(divide="ignore", invalid="ignore"):
         r2 = np.where(vy > _CONSTANT, covariance**2 / (vx * vy), 0.0)
     return np.where(vx > _CONSTANT, r2, np.nan)
-
-
-def _calibration(
-    truth: NDArray[np.float64], predicted: NDArray[np.float64]
-) -> list[CalibrationBin]:
-    """Mean true against mean imputed value, in equal bins of the imputed value."""
-    number = np.minimum((predicted * _CALIBRATION_BINS).astype(np.int64), _CALIBRATION_BINS - 1)
-    counts = np.bincount(number, minlength=_CALIBRATION_BINS)
-    means = np.bincount(number, predicted, _CALIBRATION_BINS) / np.maximum(counts, 1)
-    found = np.bincount(number, truth, _CALIBRATION_BINS) / np.maximum(counts, 1)
-    return [
-        CalibrationBin(float(m), float(t), int(n))
-        for m, t, n in zip(means, found, counts, strict=True)
-        if n
-    ]
 
 
 def write_tables(evaluations: Sequence[Evaluation], path: Path) -> None:

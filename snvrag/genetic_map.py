@@ -1,6 +1,8 @@
 """Genetic maps in the forms that PLINK, SHAPEIT/GLIMPSE, Eagle and Minimac4 read."""
 
+import gzip
 import hashlib
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError
-from snvrag.provenance import read_lines
 from snvrag.sites import plain_chromosome
 
 CM_PER_MB = 1.0
@@ -31,7 +32,7 @@ class GeneticMap:
         Raises:
             InputError: unreadable, in no known form, or not sorted; names the line.
         """
-        lines = read_lines(path)
+        lines = _lines(path)
         rows = [(n, line.split()) for n, line in enumerate(lines, start=1) if line.strip()]
         if not rows:
             raise InputError(f"{path}: is empty", f"give a map as {_FORMS}")
@@ -118,6 +119,22 @@ class GeneticMap:
         cm[before] -= (known_bp[0] - bp[before]) * rate
         cm[after] += (bp[after] - known_bp[-1]) * rate
         return np.asarray(cm, dtype=np.float64)
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a map, which may be compressed with gzip, as SHAPEIT's and Eagle's come."""
+    try:
+        data = path.read_bytes()
+        if data.startswith(b"\x1f\x8b"):
+            data = gzip.decompress(data)
+        return data.decode().splitlines()
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or "damaged gzip"
+        raise InputError(
+            f"{path}: the genetic map cannot be read ({reason})", "check the path of the file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not text", f"give a map as {_FORMS}") from error
 
 
 def _columns(

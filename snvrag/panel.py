@@ -186,7 +186,7 @@ class Panel:
         found = (attributes.get("format_name"), attributes.get("format_version"))
         if found[0] != PANEL_FORMAT or int(found[1] or 0) != PANEL_VERSION:
             raise InputError(
-                f"{self.path}: format {found[0]!r} version {found[1]!r}, not {PANEL_FORMAT!r} "
+                f"{self.path}: format {found[0]!r} version {found[1]}, not {PANEL_FORMAT!r} "
                 f"version {PANEL_VERSION}",
                 _HOW_TO_MAKE,
             )

@@ -150,8 +150,12 @@ def read_lines(path: Path) -> list[str]:
     """
     try:
         return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error})", "give a text file") from error
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror})", "check the path of the file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read as text", "give a text file") from error
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

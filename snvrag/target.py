@@ -166,6 +166,12 @@ def _check_overlap(
         f"{name}:{panel.positions[first]:,}-{panel.positions[last - 1]:,}"
         for name, first, last in panel.sites.chromosomes()
     )
+    if not inside:
+        raise InputError(
+            f"{source}: no record lies within the panel's span (target: {theirs}; panel: {ours})",
+            "give the panel and the target of one chromosome and genome build; chr20 and 20 are "
+            "taken as one name, others must agree (bcftools annotate --rename-chrs)",
+        )
     reasons = Counter(reason for _, reason in excluded).most_common(2)
     why = "; ".join(f"{n:,} {reason}" for reason, n in reasons)
     raise InputError(

@@ -1,5 +1,5 @@
-import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -41,7 +41,10 @@ def test_truth_against_itself_is_one_everywhere(small):
             assert group.mean_site_r2 == pytest.approx(1.0)
             assert group.nonref_concordance == group.nonmajor_concordance == group.concordance == 1
     assert all(s.concordance == 1.0 for s in found.samples)
-    assert all(c.predicted == pytest.approx(c.observed) for c in found.calibration)
+    assert all(c.predicted == pytest.approx(c.observed) for c in found.calibration.bins)
+    assert found.calibration.ece == pytest.approx(0.0)
+    assert found.gp_calibration is None
+    assert found.quality is None
 
 
 def test_what_was_measured_must_be_known(small):
@@ -54,7 +57,7 @@ def test_what_was_measured_must_be_known(small):
 def test_missing_sites_samples_and_duplicates_are_errors(small):
     truth, panel, observed = small / "truth.vcf", small / "panel.h5", small / "observed.txt"
     less = write_vcf_rows(small / "less.vcf", TRUTH[:3], PEOPLE)
-    with pytest.raises(InputError, match="lacks the masked site 20:400:A:C"):
+    with pytest.raises(InputError, match="lacks the masked site 20:400:A:C, and 0 more"):
         evaluate(less, truth, panel, observed=observed)
     other = write_vcf_rows(small / "other.vcf", TRUTH, ["A", "B", "C", "Z"])
     with pytest.raises(InputError, match="no sample Z"):
@@ -104,6 +107,195 @@ def test_command_line_tables_json_and_figure(small, capsys):
     assert run_command(["evaluate", truth, "-r", str(small / "panel.h5")]) == 2
 
 
+def with_fields(path, rows, fields, header=(), info="IMP"):
+    """A VCF of ``CHROM POS REF ALT value value …`` whose records have ``fields``."""
+    lines = ["##fileformat=VCFv4.3", "##contig=<ID=20>"]
+    lines.append('##INFO=<ID=IMP,Number=0,Type=Flag,Description="Imputed">')
+    lines.append('##INFO=<ID=DR2,Number=A,Type=Float,Description="Quality">')
+    lines += [f'##FORMAT=<ID={f},Number=.,Type=Float,Description="{f}">' for f in header]
+    lines.append('##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">')
+    fixed = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"]
+    lines.append("\t".join([*fixed, *PEOPLE]))
+    for row in rows:
+        chrom, pos, ref, alt, *calls = row.split()
+        lines.append("\t".join([chrom, pos, ".", ref, alt, ".", ".", info, fields, *calls]))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_genotype_probabilities_are_binned_for_the_panels_minor_allele(small):
+    # At 20:300 REF is the minor allele of the panel, so 1|1 is hom_major there.
+    rows = [
+        "20 200 A C .9,.1,0 .2,.7,.1 1,0,0 .6,.4,0",
+        "20 300 A C 0,0,1 0,.4,.6 0,1,0 0,.2,.8",
+    ]
+    imputed = with_fields(small / "i.vcf", rows, "GP", ["GP"])
+    found = evaluate(imputed, small / "truth.vcf", small / "panel.h5").gp_calibration
+    assert found.source == "GP"
+    predicted = {
+        # truth: 0 1 0 0 at 20:200, 2 2 1 2 (ALT major) at 20:300
+        "hom_major": ([0.9, 0.2, 1.0, 0.6, 1.0, 0.6, 0.0, 0.8], [1, 0, 1, 1, 1, 1, 0, 1]),
+        "het": ([0.1, 0.7, 0.0, 0.4, 0.0, 0.4, 1.0, 0.2], [0, 1, 0, 0, 0, 0, 1, 0]),
+        "hom_minor": ([0.0, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0] * 8),
+    }
+    for name, (probability, outcome) in predicted.items():
+        own = found.genotypes[name]
+        groups = {}
+        for p, o in zip(probability, outcome, strict=True):
+            groups.setdefault(min(int(round(p * 20, 6)), 19), []).append((p, o))
+        assert sum(b.n for b in own.bins) == 8
+        means = sorted((float(np.mean([p for p, _ in g])), len(g)) for g in groups.values())
+        assert [(pytest.approx(m, abs=1e-6), n) for m, n in means] == [
+            (b.predicted, b.n) for b in own.bins
+        ]
+        error = sum(abs(sum(p - o for p, o in g)) for g in groups.values()) / 8
+        assert own.ece == pytest.approx(error, abs=1e-6)
+    assert found.ece == pytest.approx(np.mean([c.ece for c in found.genotypes.values()]))
+
+
+def test_probabilities_come_from_haplotype_dosages_or_are_absent(small):
+    rows = ["20 200 A C 0:0,0 1:.5,.5 0:0,0 0:.1,0", "20 400 A C 1:.9,.1 0:0,0 0:0,0 2:1,1"]
+    both = with_fields(small / "h.vcf", rows, "DS:HDS", ["DS", "HDS"])
+    found = evaluate(both, small / "truth.vcf", small / "panel.h5").gp_calibration
+    assert found.source == "HDS"
+    het = [(b.predicted, b.observed, b.n) for b in found.genotypes["het"].bins]
+    # .9 and .1: het is .9² + .1² = .82; .5 and .5: .5; .1 and 0: .1.
+    assert [b[0] for b in het] == pytest.approx([0.0, 0.1, 0.5, 0.82], abs=1e-6)
+    assert [b[2] for b in het] == [5, 1, 1, 1]
+    only = with_fields(small / "d.vcf", [r.replace(":0,0", "") for r in rows], "DS", ["DS"])
+    text = only.read_text().replace(":.5,.5", "").replace(":.1,0", "").replace(":.9,.1", "")
+    only.write_text(text.replace(":1,1", ""))
+    assert evaluate(only, small / "truth.vcf", small / "panel.h5").gp_calibration is None
+
+
+def test_perfect_probabilities_have_no_calibration_error_and_wrong_ones_have(small):
+    right = "20 200 A C 1,0,0 0,1,0 1,0,0 1,0,0"
+    wrong = "20 200 A C 0,0,1 0,0,1 0,0,1 0,0,1"
+    errors = []
+    for name, row in (("right", right), ("wrong", wrong)):
+        imputed = with_fields(small / f"{name}.vcf", [row], "GP", ["GP"])
+        found = evaluate(imputed, small / "truth.vcf", small / "panel.h5")
+        errors.append((found.gp_calibration.ece, found.calibration.ece))
+    assert errors[0] == (0.0, 0.0)
+    assert errors[1] == pytest.approx(((0.75 + 0.25 + 1.0) / 3, 7 / 8))
+
+
+def test_quality_scores_are_held_to_the_true_r2():
+    from snvrag.calibration import quality_accuracy
+
+    generator = np.random.default_rng(1)
+    quality = generator.random(500)
+    r2 = np.clip(quality + generator.normal(0, 0.1, 500), 0, 1)
+    quality[:5], r2[5:9] = np.nan, np.nan
+    found = quality_accuracy(quality, r2)
+    both = ~(np.isnan(quality) | np.isnan(r2))
+    assert found.n_sites == 491 == sum(b.n_sites for b in found.bins)
+    assert found.correlation == pytest.approx(np.corrcoef(quality[both], r2[both])[0, 1])
+    assert found.mean_difference == pytest.approx((quality - r2)[both].mean())
+    inside = both & (quality > 0.8) & (quality <= 0.9)
+    (group,) = [b for b in found.bins if b.low == 0.8]
+    assert group.n_sites == inside.sum()
+    assert group.mean_site_r2 == pytest.approx(r2[inside].mean())
+    assert quality_accuracy(np.full(3, np.nan), np.ones(3)) is None
+    assert np.isnan(quality_accuracy(np.ones(3), np.array([0.1, 0.2, 0.3])).correlation)
+    ends = quality_accuracy(np.array([0.0, 1.0, 1.2]), np.array([0.0, 1.0, 1.0]))
+    assert [b.n_sites for b in ends.bins] == [1, 0, 0, 0, 0, 0, 2]
+
+
+def test_dosages_that_are_none_and_files_without_samples_are_errors(small):
+    truth, panel = small / "truth.vcf", small / "panel.h5"
+    for value, word in (("7.5", "dosage 7.5, outside"), ("-1", "dosage -1"), (".", "missing")):
+        bad = with_fields(small / "b.vcf", [f"20 200 A C {value} 0 0 0"], "DS", ["DS"])
+        with pytest.raises(InputError, match=f"20:200:A:C has .*{word}"):
+            evaluate(bad, truth, panel)
+    lines = truth.read_text().splitlines()
+    bare = ["\t".join(x.split("\t")[:8]) if not x.startswith("##") else x for x in lines]
+    (small / "bare.vcf").write_text("\n".join(bare) + "\n")
+    for pair in ((small / "bare.vcf", truth), (truth, small / "bare.vcf")):
+        with pytest.raises(InputError, match=r"bare\.vcf: there is no sample"):
+            evaluate(*pair, panel, observed=small / "observed.txt")
+    (small / "none.txt").write_text("# nothing\n")
+    with pytest.raises(InputError, match="lists no site"):
+        evaluate(truth, truth, panel, observed=small / "none.txt")
+    other = write_vcf_rows(small / "c21.vcf", ["21 100 A C 0|1 0|0 0|0 0|0"], PEOPLE, ("21",))
+    with pytest.raises(InputError, match=r"contigs: 20 in truth and panel, 21 in the imputed"):
+        evaluate(other, truth, panel, observed=small / "observed.txt")
+
+
+def test_bad_words_end_before_the_work_with_one_sentence_and_a_hint(small, capsys):
+    truth, panel = str(small / "truth.vcf"), str(small / "panel.h5")
+    words = ["evaluate", truth, truth, "-r", panel, "--observed", str(small / "observed.txt")]
+    kept = {p.name: p.read_bytes() for p in small.iterdir()}
+    for more, sentence in (
+        (["--plot", panel, "--force"], "is one of the inputs"),
+        (["--per-site", truth, "--force"], "is one of the inputs"),
+        (["--plot", str(small / "no" / "p.png")], "does not exist"),
+        (["--plot", str(small / "x"), "--per-site", str(small / "x")], "name one file"),
+        (["--per-site", str(small)], "is a folder"),
+    ):
+        assert run_command([*words, *more]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert re.fullmatch(rf"error: [^\n]*{sentence}[^\n]*\nhint: [^\n]+\n", err), err
+    for missing in (
+        ["evaluate", truth, str(small / "none.vcf"), truth, "-r", panel],
+        ["evaluate", truth, str(small / "none.vcf"), "-r", panel],
+        ["evaluate", truth, truth, "-r", str(small / "none.h5")],
+        [*words[:5], "--observed", str(small / "none.txt")],
+    ):
+        assert run_command(missing) == 2
+        assert re.fullmatch(r"error: \S+none\S+: no such file\nhint: .+\n", capsys.readouterr().err)
+    assert {p.name: p.read_bytes() for p in small.iterdir()} == kept
+
+
+def test_the_command_shows_calibration_and_quality(small, capsys):
+    rows = [
+        "20 200 A C .9,.1,0 .2,.7,.1 1,0,0 .6,.4,0",
+        "20 300 A C 0,0,1 0,.4,.6 0,1,0 0,.2,.8",
+        "20 400 A C 0,1,0 0,.4,.6 1,0,0 0,.2,.8",
+    ]
+    imputed = with_fields(small / "i.vcf", rows, "GP", ["GP"], info="DR2=0.85;IMP")
+    words = ["evaluate", str(imputed), str(small / "truth.vcf"), "-r", str(small / "panel.h5")]
+    assert run_command(words) == 0
+    out = capsys.readouterr().out
+    assert "INFO/DR2 or R2 against true r²: correlation -" in out
+    assert "genotype probabilities (GP) 0." in out
+    assert run_command([*words, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["quality"]["correlation"] is None
+    assert data["quality"]["n_sites"] == 3
+    assert set(data["gp_calibration"]["genotypes"]) == {"hom_major", "het", "hom_minor"}
+    assert set(data["calibration"][0]) == {"predicted", "observed", "n"}
+    assert 0 < data["ece"] < 0.2
+    plain = str(small / "truth.vcf")
+    words = ["evaluate", plain, plain, "-r", str(small / "panel.h5")]
+    assert run_command([*words, "--observed", str(small / "observed.txt")]) == 0
+    out = capsys.readouterr().out
+    assert "has no INFO/DR2" in out
+    assert "genotype probabilities absent" in out
+
+
+def test_the_figure_has_a_panel_for_each_question(small, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    from snvrag.plots import plot_accuracy
+
+    rows = ["20 200 A C .9,.1,0 .2,.7,.1 1,0,0 .6,.4,0", "20 400 A C 0,1,0 0,.4,.6 1,0,0 0,.2,.8"]
+    imputed = with_fields(small / "i.vcf", rows, "GP", ["GP"], info="DR2=0.85;IMP")
+    found = evaluate(imputed, small / "truth.vcf", small / "panel.h5", label="one")
+    kept = []
+    monkeypatch.setattr(plt, "close", kept.append)
+    plot_accuracy([found], small / "p.png")
+    by_maf, by_quality, dosage, genotype = kept[0].axes
+    assert by_maf.get_xscale() == "log"
+    assert list(by_quality.lines[0].get_xdata()) == [pytest.approx(0.85)]
+    assert list(dosage.lines[0].get_xdata()) == [b.predicted for b in found.calibration.bins]
+    assert [line.get_label().split(" (")[0] for line in genotype.lines[:3]] == [
+        *("one, hom major", "one, het", "one, hom minor")
+    ]
+    monkeypatch.undo()
+    plt.close("all")
+
+
 @pytest.fixture(scope="module")
 def dev_run(tmp_path_factory):
     """Real data imputed without a model, by pattern."""
@@ -123,25 +315,38 @@ def dev_run(tmp_path_factory):
     return folder
 
 
+def scores_of_the_reference(imputed, dev_folder, name, folder):
+    """What ``evaluate.py`` beside the real data says."""
+    scorer = dev_folder.parent.parent / "evaluate.py"
+    command = [sys.executable, str(scorer), "--truth", str(dev_folder / "truth.vcf.gz")]
+    command += ["--imputed", str(imputed), "--quiet", "--json", str(folder / "s.json")]
+    command += ["--panel", str(dev_folder / "panel.vcf.gz")]
+    command += ["--observed", str(dev_folder / f"sites.{name}.txt")]
+    subprocess.run(command, check=True, capture_output=True)
+    return json.loads((folder / "s.json").read_text())
+
+
+def assert_equal_scores(found, scored):
+    pairs = zip([*found.bins, found.all], [*scored["bins"].values(), scored["all"]], strict=True)
+    for ours, theirs in pairs:
+        assert ours.n_sites == theirs["n_sites"]
+        assert ours.n_genotypes == theirs["n_genotypes"]
+        for own, other in (
+            ("aggregate_r2", "r2_agg"),
+            ("mean_site_r2", "r2_site"),
+            ("nonref_concordance", "nrc"),
+            ("nonmajor_concordance", "nmc"),
+            ("concordance", "conc"),
+        ):
+            assert getattr(ours, own) == pytest.approx(theirs[other], abs=1e-6), own
+
+
 @pytest.mark.parametrize("name", ["array", "random10", "random50"])
 def test_agrees_with_the_reference_scorer_and_reaches_the_rivals(dev_run, dev_folder, name):
     """Bar: Minimac4's best setting and Beagle with map, less the issue's tolerances."""
-    scorer = dev_folder.parent.parent / "evaluate.py"
-    command = [sys.executable, str(scorer), "--truth", str(dev_folder / "truth.vcf.gz")]
-    command += ["--imputed", str(dev_run / f"{name}.vcf.gz"), "--quiet"]
-    command += ["--panel", str(dev_folder / "panel.vcf.gz"), "--json", str(dev_run / "s.json")]
-    command += ["--observed", str(dev_folder / f"sites.{name}.txt")]
-    subprocess.run(command, check=True)
-    scored = json.loads((dev_run / "s.json").read_text())
-    found = evaluate(dev_run / f"{name}.vcf.gz", dev_folder / "truth.vcf.gz", dev_run / "panel.h5")
-    bins = list(scored["bins"].values())
-    for ours, theirs in zip(found.bins, bins, strict=True):
-        assert ours.n_sites == theirs["n_sites"]
-        assert ours.aggregate_r2 == pytest.approx(theirs["r2_agg"], abs=1e-6)
-        assert ours.mean_site_r2 == pytest.approx(theirs["r2_site"], abs=1e-6)
-        assert ours.nonref_concordance == pytest.approx(theirs["nrc"], abs=1e-6)
-        assert ours.nonmajor_concordance == pytest.approx(theirs["nmc"], abs=1e-6)
-    assert found.all.aggregate_r2 == pytest.approx(scored["all"]["r2_agg"], abs=1e-6)
+    imputed = dev_run / f"{name}.vcf.gz"
+    found = evaluate(imputed, dev_folder / "truth.vcf.gz", dev_run / "panel.h5")
+    assert_equal_scores(found, scores_of_the_reference(imputed, dev_folder, name, dev_run))
     peers = json.loads((dev_folder.parent.parent / "peers.json").read_text())
     methods = peers["splits"]["chr20/dev"]["targets"][name]["methods"]
     tolerances = (0.02, 0.02, 0.01, 0.005, 0.005, 0.005, 0.005)
@@ -151,33 +356,39 @@ def test_agrees_with_the_reference_scorer_and_reaches_the_rivals(dev_run, dev_fo
             assert ours.aggregate_r2 >= bar - tolerance, (rival, ours.low, ours.aggregate_r2, bar)
 
 
-@pytest.mark.external
-@pytest.mark.slow
-def test_scores_of_minimac4_equal_the_reference_scorers(dev_folder, tmp_path):
-    if shutil.which("minimac4") is None:
-        pytest.skip("minimac4 is not installed")
-    panel = tmp_path / "panel.msav"
+def beagle(dev_folder, target, folder):
+    command = ["beagle", f"gt={target}", f"ref={dev_folder / 'panel.vcf.gz'}", "gp=true"]
+    command += [f"out={folder / 'out'}", "nthreads=1"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def minimac4(dev_folder, target, folder):
+    panel = str(folder / "panel.msav")
     source = str(dev_folder / "panel.vcf.gz")
     subprocess.run(
-        ["minimac4", "--compress-reference", source, "-o", str(panel)],
-        check=True,
-        capture_output=True,
+        ["minimac4", "--compress-reference", source, "-o", panel], check=True, capture_output=True
     )
-    out = tmp_path / "m.vcf.gz"
-    target = str(dev_folder / "target.array.vcf.gz")
-    command = ["minimac4", str(panel), target, "-o", str(out), "-O", "vcf.gz", "-f", "GT,HDS,DS,GP"]
+    command = ["minimac4", panel, str(target), "-o", str(folder / "out.vcf.gz"), "-O", "vcf.gz"]
+    command += ["-f", "GT,HDS,DS,GP"]
     subprocess.run(command, check=True, capture_output=True)
-    spec = importlib.util.spec_from_file_location(
-        "scorer", dev_folder.parent.parent / "evaluate.py"
-    )
-    assert spec is not None
-    scorer = str(dev_folder.parent.parent / "evaluate.py")
-    command = [sys.executable, scorer, "--truth", str(dev_folder / "truth.vcf.gz"), "--quiet"]
-    command += ["--imputed", str(out), "--panel", source, "--json", str(tmp_path / "s.json")]
-    command += ["--observed", str(dev_folder / "sites.array.txt")]
-    subprocess.run(command, check=True)
-    scored = json.loads((tmp_path / "s.json").read_text())
+
+
+@pytest.mark.external
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", [beagle, minimac4])
+def test_scores_of_other_tools_equal_the_reference_scorers(dev_folder, tmp_path, tool):
+    if shutil.which(tool.__name__) is None:
+        pytest.skip(f"{tool.__name__} is not installed")
     convert(dev_folder / "panel.vcf.gz", tmp_path / "panel.h5")
-    found = evaluate(out, dev_folder / "truth.vcf.gz", tmp_path / "panel.h5")
-    for ours, theirs in zip(found.bins, scored["bins"].values(), strict=True):
-        assert ours.aggregate_r2 == pytest.approx(theirs["r2_agg"], abs=1e-6)
+    tool(dev_folder, dev_folder / "target.array.vcf.gz", tmp_path)
+    imputed, truth = tmp_path / "out.vcf.gz", dev_folder / "truth.vcf.gz"
+    scored = scores_of_the_reference(imputed, dev_folder, "array", tmp_path)
+    observed = dev_folder / "sites.array.txt"
+    found = evaluate(imputed, truth, tmp_path / "panel.h5", observed=observed)
+    assert_equal_scores(found, scored)
+    # The file's own marks of what was imputed say the same.
+    by_marks = evaluate(imputed, truth, tmp_path / "panel.h5")
+    assert by_marks.as_json() == found.as_json()
+    assert found.gp_calibration.source == "GP"
+    assert found.gp_calibration.ece < 0.02
+    assert found.quality.correlation > 0.5

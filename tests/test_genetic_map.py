@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,30 @@ def test_every_form_reads_alike(tmp_path, form, chrom):
     path.write_text(FORMS[form])
     cm = GeneticMap.read(path).centimorgans(chrom, np.array([1000, 1500, 3000, 4000]))
     np.testing.assert_allclose(cm, [1.0, 1.5, 2.25, 2.5])
+
+
+def test_compressed_maps_read_alike_and_damaged_ones_are_refused(tmp_path):
+    path = tmp_path / "map.gz"
+    data = gzip.compress(FORMS["shapeit"].encode())
+    path.write_bytes(data)
+    cm = GeneticMap.read(path).centimorgans("20", np.array([1500]))
+    np.testing.assert_allclose(cm, [1.5])
+    path.write_bytes(data[:-12])
+    with pytest.raises(InputError, match="damaged gzip"):
+        GeneticMap.read(path)
+    path.write_bytes(b"\x00\xff\xfe")
+    with pytest.raises(InputError, match="is not text"):
+        GeneticMap.read(path)
+
+
+def test_several_points_at_one_position_are_taken(tmp_path):
+    """Minimac4 stops on them with an assertion; real maps have them."""
+    path = tmp_path / "map"
+    path.write_text("20 . 1.0 1000\n20 . 1.2 1000\n20 . 1.2 2000\n20 . 1.2 3000\n20 . 2.2 4000\n")
+    cm = GeneticMap.read(path).centimorgans("20", np.array([500, 1000, 1500, 2500, 3500, 4500]))
+    assert (np.diff(cm) >= 0).all()
+    assert 1.0 <= cm[1] <= 1.2
+    np.testing.assert_allclose(cm[2:5], [1.2, 1.2, 1.7])
 
 
 def test_beyond_the_ends_one_centimorgan_per_megabase(tmp_path):

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import cyvcf2
 import numpy as np
 import pytest
 from conftest import mosaic, write_vcf
@@ -109,8 +110,6 @@ def test_records_follow_the_panel_and_typed_calls_stay(case, tmp_path):
 
 
 def test_genotypes_dosages_and_quality_agree_with_the_haplotype_dosages(case, tmp_path):
-    import cyvcf2
-
     run(case, tmp_path, hds=True)
     for record in cyvcf2.VCF(str(tmp_path / "out.vcf.gz")):
         hds = record.format("HDS")
@@ -424,26 +423,98 @@ def test_bcftools_reads_and_finds_everything(case, tmp_path, name):
 
 
 @pytest.mark.external
-def test_plink2_reads_the_dosages(case, tmp_path):
+@pytest.mark.parametrize("name", ["out.vcf.gz", "out.bcf"])
+@pytest.mark.parametrize("field", ["DS", "HDS"])
+def test_plink2_reads_the_dosages_and_finds_our_frequencies(case, tmp_path, name, field):
     if shutil.which("plink2") is None:
         pytest.skip("plink2 is not installed")
-    run(case, tmp_path)
-    command = ["plink2", "--vcf", str(tmp_path / "out.vcf.gz"), "dosage=DS", "--freq"]
+    run(case, tmp_path, name, hds=field == "HDS")
+    kind = "--bcf" if name.endswith(".bcf") else "--vcf"
+    command = ["plink2", kind, str(tmp_path / name), f"dosage={field}", "--freq"]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "p")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len((tmp_path / "p.afreq").read_text().splitlines()) == N_SITES + 1
+    head, *rows = [line.split() for line in (tmp_path / "p.afreq").read_text().splitlines()]
+    theirs = [float(row[head.index("ALT_FREQS")]) for row in rows]
+    assert {row[head.index("OBS_CT")] for row in rows} == {"16"}
+    vcf = cyvcf2.VCF(str(tmp_path / name))
+    ours = [record.INFO["AF"] for record in vcf]
+    # DS has three decimals; PLINK keeps dosages in steps of 1/16,384.
+    np.testing.assert_allclose(theirs, ours, atol=0.0003)
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("index", ["tbi", "csi"])
+def test_tabix_and_bcftools_agree_with_our_index(case, tmp_path, index):
+    if shutil.which("tabix") is None:
+        pytest.skip("tabix is not installed")
+    run(case, tmp_path)
+    path, region = str(tmp_path / "out.vcf.gz"), "20:50000-70000"
+
+    def positions():
+        done = subprocess.run(["tabix", path, region], capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        return [line.split("\t")[1] for line in done.stdout.splitlines()]
+
+    ours = positions()
+    (tmp_path / "out.vcf.gz.tbi").unlink()
+    flags = ["-C"] if index == "csi" else []
+    subprocess.run(["tabix", *flags, "-p", "vcf", path], check=True)
+    assert ours == positions() == [str(p) for p in range(50_000, 70_001, 100)]
+
+
+@pytest.mark.external
+def test_bcftools_counts_what_we_counted(case, tmp_path):
+    if shutil.which("bcftools") is None:
+        pytest.skip("bcftools is not installed")
+    run(case, tmp_path)
+    done = subprocess.run(
+        ["bcftools", "stats", "-s", "-", str(tmp_path / "out.vcf.gz")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [line.split("\t") for line in done.stdout.splitlines() if line.startswith("PSC")]
+    genotypes = np.array([r.genotype for r in read(tmp_path / "out.vcf.gz")])
+    for row, own in zip(rows, genotypes.T, strict=True):
+        # Columns 4 to 6 of PSC: hom-REF, hom-ALT and het genotypes.
+        assert [int(x) for x in row[3:6]] == [(own == g).sum() for g in (0, 2, 1)]
+    plain = subprocess.run(
+        ["bcftools", "view", "-i", "IMP=1 && DR2>=0.8", "-H", str(tmp_path / "out.vcf.gz")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kept = [r for r in read(tmp_path / "out.vcf.gz") if r.imputed and r.quality > 0.7995]
+    assert len(plain.stdout.splitlines()) == len(kept) > 0
+
+
+@pytest.mark.parametrize("name", ["out.vcf.gz", "out.bcf"])
+def test_an_independent_reader_finds_the_written_values(case, tmp_path, name):
+    run(case, tmp_path, name, hds=True)
+    records = list(cyvcf2.VCF(str(tmp_path / name)))
+    assert len(records) == N_SITES
+    assert all(r.FORMAT == ["GT", "DS", "GP", "HDS"] for r in records)
+    assert all(0 <= r.INFO["DR2"] <= 1 for r in records)
 
 
 def test_scikit_allel_reads_it(case, tmp_path):
     allel = pytest.importorskip("allel")
     run(case, tmp_path)
     found = allel.read_vcf(
-        str(tmp_path / "out.vcf.gz"), fields=["calldata/GT", "calldata/DS", "variants/DR2"]
+        str(tmp_path / "out.vcf.gz"),
+        fields=["calldata/GT", "calldata/DS", "calldata/GP", "variants/POS", "variants/DR2"],
+        numbers={"calldata/GP": 3, "calldata/DS": 1, "variants/DR2": 1},
     )
-    assert found["calldata/GT"].shape == (N_SITES, 8, 2)
-    assert np.isfinite(found["calldata/DS"][:, :, 0]).all()
+    records = read(tmp_path / "out.vcf.gz")
+    genotypes = allel.GenotypeArray(found["calldata/GT"])
+    np.testing.assert_array_equal(genotypes.to_n_alt(), [r.genotype for r in records])
+    dosage = found["calldata/DS"]
+    np.testing.assert_allclose(dosage, [r.dosage for r in records], atol=1e-6)
+    np.testing.assert_allclose(found["calldata/GP"].sum(axis=2), 1.0, atol=1e-6)
+    assert found["variants/POS"].tolist() == [r.site[1] for r in records]
+    np.testing.assert_allclose(found["variants/DR2"], [r.quality for r in records], atol=1e-6)
 
 
 def test_state_selection_hardly_changes_the_result(case, tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ ORDER = (
         "refinement",
         "networks",
         "imputation",
+        "calibration",
         "evaluation",
         "plots",
         "verification",

@@ -1,5 +1,6 @@
 """The command ``evaluate``."""
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ from snvrag.errors import UsageError
 if TYPE_CHECKING:
     from snvrag.cli.output import Terminal
     from snvrag.evaluation import Evaluation
+
+_QUIET_SECONDS = 2.0
 
 
 @with_common
@@ -39,25 +42,24 @@ def evaluate(
         Path | None, typer.Option("--per-site", help="TSV of figures per site.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="PNG of r² against MAF, and calibration.")
+        Path | None,
+        typer.Option("--plot", help="PNG: r² by MAF, DR2 against r², calibration."),
     ] = None,
     common: Common,
 ) -> None:
     """Accuracy of imputed files by minor-allele frequency, per site and per sample."""
     from snvrag.cli.output import Terminal
     from snvrag.evaluation import evaluate as library_evaluate
-    from snvrag.provenance import check_output_file
 
     *imputed, truth = files
     names = _labels(imputed, label)
-    for path in (per_site, plot):
-        if path is not None:
-            check_output_file(path, force=common.force)
+    _check_files([*files, panel, *([observed] if observed else [])], per_site, plot, common.force)
     terminal = Terminal(common)
-    found = [
-        library_evaluate(path, truth, panel, observed=observed, label=name)
-        for path, name in zip(imputed, names, strict=True)
-    ]
+    with terminal.progress(unit="records", delay=_QUIET_SECONDS) as progress:
+        found = [
+            library_evaluate(path, truth, panel, observed=observed, label=name, progress=progress)
+            for path, name in zip(imputed, names, strict=True)
+        ]
     _write_files(found, per_site, plot)
     if common.json:
         whole: dict[str, Any] = found[0].as_json()
@@ -83,6 +85,28 @@ def _labels(imputed: list[Path], label: list[str] | None) -> list[str]:
     return label or [path.name for path in imputed]
 
 
+def _check_files(inputs: list[Path], per_site: Path | None, plot: Path | None, force: bool) -> None:
+    """Everything cheap first: inputs that are not there, outputs that could not be written."""
+    from snvrag.errors import InputError
+    from snvrag.plots import require_matplotlib
+    from snvrag.provenance import check_output_file
+
+    for option, path in (("--per-site", per_site), ("--plot", plot)):
+        if path is None:
+            continue
+        # Even --force must not replace what is being read.
+        if path.exists() and any(p.exists() and path.samefile(p) for p in inputs):
+            raise UsageError(f"{option} {path}: is one of the inputs", "choose another name")
+        check_output_file(path, force=force)
+    if per_site is not None and per_site == plot:
+        raise UsageError("--per-site and --plot name one file", "choose two names")
+    if plot is not None:
+        require_matplotlib()
+    for path in inputs:
+        if not path.exists():
+            raise InputError(f"{path}: no such file", "check the path of the file")
+
+
 def _write_files(found: "list[Evaluation]", per_site: Path | None, plot: Path | None) -> None:
     from snvrag.evaluation import write_tables
     from snvrag.plots import plot_accuracy
@@ -101,7 +125,45 @@ def _present(terminal: "Terminal", evaluation: "Evaluation") -> None:
     for b in [*evaluation.bins, evaluation.all]:
         name = "all" if b is evaluation.all else f"{b.low:g}–{b.high:g}"
         figures = (b.aggregate_r2, b.mean_site_r2, b.nonref_concordance, b.nonmajor_concordance)
-        rows.append([name, f"{b.n_sites:,}", *(f"{x:.4f}" for x in figures)])
+        rows.append([name, f"{b.n_sites:,}", *(_figure(x) for x in figures)])
     columns = ["panel MAF", "sites", "aggregate r²", "site r²", "non-ref conc.", "non-major conc."]
     title = f"{evaluation.label}: {evaluation.n_samples} samples, masked sites"
     terminal.table(columns, rows, title)
+    _present_quality(terminal, evaluation)
+    _present_calibration(terminal, evaluation)
+
+
+def _present_quality(terminal: "Terminal", evaluation: "Evaluation") -> None:
+    quality = evaluation.quality
+    if quality is None:
+        terminal.result("the file has no INFO/DR2 or R2 to compare with true r²")
+        return
+    from snvrag.calibration import occupied
+
+    rows: list[list[object]] = [
+        [f"{b.low:g}–{b.high:g}", b.n_sites, _figure(b.mean_quality), _figure(b.mean_site_r2)]
+        for b in occupied(quality.bins)
+    ]
+    title = (
+        f"INFO/DR2 or R2 against true r²: correlation {_figure(quality.correlation)}, "
+        f"mean difference {quality.mean_difference:+.4f}, {quality.n_sites:,} sites"
+    )
+    terminal.result(title)
+    terminal.table(["DR2", "sites", "mean DR2", "mean true r²"], rows)
+
+
+def _present_calibration(terminal: "Terminal", evaluation: "Evaluation") -> None:
+    parts = [f"dosage / 2 {_figure(evaluation.calibration.ece)}"]
+    found = evaluation.gp_calibration
+    if found is None:
+        parts.append("genotype probabilities absent (neither GP nor HDS)")
+    else:
+        own = ", ".join(
+            f"{name.replace('_', ' ')} {_figure(c.ece)}" for name, c in found.genotypes.items()
+        )
+        parts.append(f"genotype probabilities ({found.source}) {_figure(found.ece)} ({own})")
+    terminal.result("expected calibration error: " + "; ".join(parts))
+
+
+def _figure(value: float) -> str:
+    return "-" if isnan(value) else f"{value:.4f}"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _STATUS_SECONDS = 10.0
 _LOG_SECONDS = 30.0
-_NUMBER = re.compile(r"[\d.,…]+")
+_NUMBER = re.compile(r"-|[\d.,…]+")
 
 
 class Terminal:
@@ -77,6 +77,10 @@ class Terminal:
             table.add_row(*(Text(_cell(value)) for value in row))
         Console(highlight=False).print(table)
 
+    def result(self, text: str) -> None:
+        """One line of results on stdout."""
+        Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
     def summary(self, title: str, facts: Mapping[str, object], following: str | None) -> None:
         """What was done, as aligned lines on stdout, and what to run next."""
         if self.common.quiet:
@@ -91,7 +95,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def progress(
-        self, shares: Mapping[str, float] | None = None, unit: str = ""
+        self, shares: Mapping[str, float] | None = None, unit: str = "", delay: float = 0.0
     ) -> "Iterator[Progress | None]":
         """A ``progress(task, done, total)`` function that draws one bar, or None.
 
@@ -101,11 +105,12 @@ class Terminal:
             shares: tasks that follow one another and the usual share of each in the time; the bar
                 then shows the whole and never goes back.
             unit: what is counted, to show the rate in.
+            delay: seconds to wait before anything is drawn.
         """
         if self.common.quiet or self.common.no_progress:
             yield None
         elif self.live:
-            with Bar(self.err, shares, unit) as bar:
+            with Bar(self.err, shares, unit, delay) as bar:
                 yield bar.update
         else:
             yield LoggedProgress().update
@@ -115,7 +120,11 @@ class Bar:
     """One progress bar over all tasks of a command, with rate and time left."""
 
     def __init__(
-        self, console: Console, shares: Mapping[str, float] | None = None, unit: str = ""
+        self,
+        console: Console,
+        shares: Mapping[str, float] | None = None,
+        unit: str = "",
+        delay: float = 0.0,
     ) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -133,9 +142,9 @@ class Bar:
         self._shares = shares or {}
         self._unit = f" {unit}" if unit else ""
         self._name, self._since, self._first = "", 0.0, 0
+        self._start_at = time.monotonic() + delay
 
     def __enter__(self) -> "Bar":
-        self._bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -144,6 +153,8 @@ class Bar:
     def update(self, name: str, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` of a task are done; a total of 0 is unknown."""
         now = time.monotonic()
+        if now >= self._start_at and not self._bar.live.is_started:
+            self._bar.start()
         if name != self._name:
             self._name, self._since, self._first = name, now, done
         passed = now - self._since

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError
-from snvrag.vcf.files import check_complete, open_vcf
+from snvrag.vcf.files import check_complete, contigs_of, open_vcf
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,11 @@ class DosageRecord:
     """float32 [n]: expected ALT count; NaN is missing."""
     genotype: NDArray[np.int8]
     """int8 [n]: best-guess ALT count; -1 is missing."""
+    probability: NDArray[np.float32] | None
+    """float32 [n, 3]: of 0, 1 and 2 ALT alleles (two values of a haploid sample, then 0); None
+    where the record has neither GP nor HDS."""
+    probability_source: str
+    """``GP``, ``HDS`` or empty."""
     imputed: bool | None
     """Whether the record says it was imputed; None where the file has no such flag."""
     quality: float
@@ -32,8 +37,9 @@ class DosageReader:
     """Stream :class:`DosageRecord` from a VCF/BCF.
 
     The dosage is FORMAT/DS, else the sum of HDS, else GP1 + 2·GP2, else the GT; the best guess is
-    GT, else the haplotype dosages rounded, else the dosage rounded. ``IMP`` (Beagle, snvrag), or
-    ``IMPUTED`` without ``TYPED`` (Minimac4) mark imputed records.
+    GT, else the haplotype dosages rounded, else the dosage rounded. Genotype probabilities are GP,
+    else the products of the haplotype dosages. ``IMP`` (Beagle, snvrag), or ``IMPUTED``
+    without ``TYPED`` (Minimac4) mark imputed records.
     """
 
     def __init__(self, source: Path) -> None:
@@ -41,6 +47,13 @@ class DosageReader:
         self.source = source
         self._vcf = open_vcf(source)
         self.samples = list(self._vcf.samples)
+        if not self.samples:
+            self.close()
+            raise InputError(
+                f"{source}: there is no sample in the header",
+                "give a VCF with dosages or genotypes",
+            )
+        self.contigs = contigs_of(self._vcf)
         flags = {
             str(line["ID"]) for line in self._vcf.header_iter() if line["HeaderType"] == "INFO"
         }
@@ -51,18 +64,18 @@ class DosageReader:
         self._vcf.close()
 
     def __iter__(self) -> Iterator[DosageRecord]:
-        number = 0
+        number, place = 0, "the header"
         try:
             for record in self._vcf:
-                number += 1
+                number, place = number + 1, f"{record.CHROM}:{record.POS}"
                 if len(record.ALT) == 1:
                     yield self._read(record)
         except InputError:
             raise
         except Exception as error:  # cyvcf2 raises bare Exception for what htslib rejects
             raise InputError(
-                f"{self.source}: damaged after record {number} ({error})",
-                f"check it with: bgzip -t {self.source}",
+                f"{self.source}: damaged after record {number} ({place})",
+                f"check it with: bgzip -t {self.source}; then copy or compress it again",
             ) from error
 
     def _read(self, record: Any) -> DosageRecord:
@@ -70,13 +83,13 @@ class DosageReader:
         fields = set(record.FORMAT or ())
         genotype = _genotype_dosage(record) if "GT" in fields else None
         haplotypes = record.format("HDS") if "HDS" in fields else None
+        probability = record.format("GP") if "GP" in fields else None
         if "DS" in fields:
             dosage = record.format("DS")[:, 0]
         elif haplotypes is not None:
             dosage = _sum_present(haplotypes)
-        elif "GP" in fields:
-            probability = record.format("GP")
-            dosage = probability[:, 1] + 2 * probability[:, 2]
+        elif probability is not None:
+            dosage = _three(probability) @ np.arange(3)
         elif genotype is not None:
             dosage = np.where(genotype < 0, np.nan, genotype)
         else:
@@ -87,8 +100,19 @@ class DosageReader:
         if genotype is None:
             guess = np.rint(dosage) if haplotypes is None else _sum_present(haplotypes > 0.5)
             genotype = np.where(np.isnan(dosage), -1, guess).astype(np.int8)
+        source = "GP" if probability is not None else "HDS" if haplotypes is not None else ""
+        if probability is not None:
+            probability = _three(probability)
+        elif haplotypes is not None:
+            probability = _products(haplotypes)
         return DosageRecord(
-            site, dosage.astype(np.float32), genotype, self._flag(record), _quality(record)
+            site=site,
+            dosage=dosage.astype(np.float32),
+            genotype=genotype,
+            probability=probability,
+            probability_source=source,
+            imputed=self._flag(record),
+            quality=_quality(record),
         )
 
     def _flag(self, record: Any) -> bool | None:
@@ -106,6 +130,23 @@ def _genotype_dosage(record: Any) -> NDArray[np.int8]:
     missing = (alleles == -1).any(axis=1)
     count = np.where(alleles > 0, 1, 0).sum(axis=1)
     return np.where(missing, -1, count).astype(np.int8)
+
+
+def _three(probability: NDArray[np.float32]) -> NDArray[np.float32]:
+    """GP [n, 3]; the absent third value of a haploid sample is 0, missing ones stay NaN."""
+    three = np.zeros((len(probability), 3), dtype=np.float32)
+    three[:, : probability.shape[1]] = probability
+    haploid = np.isnan(three[:, 2]) & ~np.isnan(three[:, 1])
+    three[haploid, 2] = 0.0
+    return three
+
+
+def _products(haplotypes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Genotype probabilities [n, 3] of haplotype dosages [n, 1 or 2], taken as independent."""
+    p = haplotypes[:, 0]
+    # A haploid sample is as one whose second haplotype never carries ALT.
+    q = np.nan_to_num(haplotypes[:, 1]) if haplotypes.shape[1] > 1 else np.zeros_like(p)
+    return np.stack([(1 - p) * (1 - q), p * (1 - q) + q * (1 - p), p * q], axis=1)
 
 
 def _sum_present(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -39,7 +39,7 @@ def check_complete(source: Path) -> None:
     if head[12:14] != b"BC":
         raise InputError(
             f"{source}: is compressed with gzip, not bgzip",
-            f"gunzip -c {source} | bgzip > {source.stem}.bgz.vcf.gz",
+            f"gunzip -c {source} | bgzip > {source.name.split('.')[0]}.bgzip.vcf.gz",
         )
     if tail != BGZF_EOF:
         raise InputError(
@@ -58,7 +58,8 @@ def open_vcf(source: Path, samples: list[str] | None = None) -> Any:
         return cyvcf2.VCF(str(source), samples=samples)
     except Exception as error:  # cyvcf2 raises OSError or bare Exception, by the kind of damage
         raise InputError(
-            f"{source}: is not a readable VCF or BCF file", "check it with: bcftools view -h"
+            f"{source}: is not a readable VCF or BCF file",
+            f"check it with: bcftools view -h {source}",
         ) from error
 
 

@@ -128,6 +128,8 @@ class GenotypeReader:
     contig_lengths: dict[str, int] = field(default_factory=dict)
     """Lengths that the header gives, by name without ``chr``."""
     records: int = 0
+    _place: str = "the header"
+    """The last record read."""
     _order: NDArray[np.int64] | None = None
     _vcf: Any = None
     _haploid: NDArray[np.bool_] | None = None
@@ -217,6 +219,7 @@ class GenotypeReader:
         here: set[tuple[str, str]] = set()
         for record in self._records():
             self.records += 1
+            self._place = f"{record.CHROM}:{record.POS}"
             if chrom != record.CHROM:
                 if record.CHROM in done:
                     raise self._unsorted(record, f"{record.CHROM} comes in two places")
@@ -275,7 +278,7 @@ class GenotypeReader:
             raise
         except Exception as error:  # cyvcf2 raises bare Exception for what htslib rejects
             raise InputError(
-                f"{self.source}: damaged after record {self.records} ({error})",
+                f"{self.source}: damaged after record {self.records} ({self._place})",
                 f"check it with: bgzip -t {self.source}; then copy or compress it again",
             ) from error
 

@@ -1,0 +1,184 @@
+"""Whether probabilities and quality scores mean what they say.
+
+Reliability bins compare what was predicted with what was observed; the expected calibration error
+is ECE = Σ_b n_b / N · |mean predicted_b − mean observed_b| (Naeini et al. 2015), for the three
+genotypes the mean of their own (classwise-ECE, Kull et al. 2019).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+GENOTYPES = ("hom_major", "het", "hom_minor")
+_BINS = 20
+# Where users cut: 0.3 and 0.8 are the usual thresholds.
+QUALITY_EDGES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
+_CONSTANT = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationBin:
+    """What was predicted and what was observed in one bin of the prediction."""
+
+    predicted: float
+    """Mean prediction."""
+    observed: float
+    """Mean of what came true."""
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Reliability of one kind of prediction between 0 and 1; empty bins are left out."""
+
+    bins: list[CalibrationBin]
+    ece: float
+    """Expected calibration error; NaN without predictions."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenotypeCalibration:
+    """Reliability of genotype probabilities, for the panel's minor allele."""
+
+    source: str
+    """``GP``, or ``HDS`` where they are products of haplotype dosages."""
+    ece: float
+    """Mean of the three genotypes' own."""
+    genotypes: dict[str, Calibration]
+    """By :data:`GENOTYPES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class QualityBin:
+    """Sites whose quality score lies in (low, high]."""
+
+    low: float
+    high: float
+    n_sites: int
+    mean_quality: float
+    mean_site_r2: float
+    """Means are NaN in an empty bin."""
+
+
+@dataclass(frozen=True, slots=True)
+class QualityAccuracy:
+    """A file's INFO/DR2 (or R2) against the r² that the truth gives, over polymorphic sites."""
+
+    n_sites: int
+    correlation: float
+    """Pearson's, over sites; NaN where either is constant."""
+    mean_difference: float
+    """Mean of score minus true r²: above 0 promises too much."""
+    bins: list[QualityBin]
+
+
+@dataclass(slots=True)
+class Reliability:
+    """Accumulates pairs of prediction and outcome, both between 0 and 1, in 20 equal bins."""
+
+    n: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BINS, dtype=np.int64))
+    predicted: NDArray[np.float64] = field(default_factory=lambda: np.zeros(_BINS))
+    observed: NDArray[np.float64] = field(default_factory=lambda: np.zeros(_BINS))
+
+    def add(self, predicted: NDArray[np.floating], observed: NDArray[np.floating]) -> None:
+        """Add pairs, two arrays of one length."""
+        place = np.clip((predicted * _BINS).astype(np.int64), 0, _BINS - 1)
+        self.n += np.bincount(place, minlength=_BINS)
+        self.predicted += np.bincount(place, predicted, _BINS)
+        self.observed += np.bincount(place, observed, _BINS)
+
+    def result(self) -> Calibration:
+        """The bins so far."""
+        bins = [
+            CalibrationBin(float(p / n), float(o / n), int(n))
+            for p, o, n in zip(self.predicted, self.observed, self.n, strict=True)
+            if n
+        ]
+        total = int(self.n.sum())
+        error = float(np.abs(self.predicted - self.observed).sum())
+        return Calibration(bins, error / total if total else float("nan"))
+
+
+class GenotypeReliability:
+    """Accumulates genotype probabilities and true genotypes, site by site."""
+
+    def __init__(self) -> None:
+        self._by_genotype = [Reliability() for _ in GENOTYPES]
+        self._sources: set[str] = set()
+        self._complete = True
+
+    def add(
+        self,
+        probability: NDArray[np.floating] | None,
+        source: str,
+        truth: NDArray[np.int8],
+        *,
+        flip: bool,
+    ) -> None:
+        """Add one site.
+
+        Args:
+            probability: [n, 3] of 0, 1 and 2 ALT alleles; None where the record has none.
+            source: the field it came from.
+            truth: int8 [n], ALT alleles; negative is unknown.
+            flip: whether REF is the panel's minor allele.
+        """
+        if probability is None or not self._complete:
+            self._complete = False
+            return
+        self._sources.add(source)
+        known = (truth >= 0) & ~np.isnan(probability).any(axis=1)
+        for number, reliability in enumerate(self._by_genotype):
+            alt = 2 - number if flip else number
+            reliability.add(probability[known, alt], (truth[known] == alt).astype(np.float64))
+
+    def result(self) -> GenotypeCalibration | None:
+        """The calibration; None where a record had no probabilities, or there was none."""
+        if not self._complete or not self._sources:
+            return None
+        found = [r.result() for r in self._by_genotype]
+        return GenotypeCalibration(
+            source="+".join(sorted(self._sources)),
+            ece=float(np.mean([c.ece for c in found])),
+            genotypes=dict(zip(GENOTYPES, found, strict=True)),
+        )
+
+
+def quality_accuracy(
+    quality: NDArray[np.float64], r2: NDArray[np.float64]
+) -> QualityAccuracy | None:
+    """Compare quality scores with true r², both [sites]; NaN is left out.
+
+    Returns None where no site has both.
+    """
+    both = ~(np.isnan(quality) | np.isnan(r2))
+    if not both.any():
+        return None
+    x, y = quality[both], r2[both]
+    varies = x.var() > _CONSTANT and y.var() > _CONSTANT
+    return QualityAccuracy(
+        n_sites=len(x),
+        correlation=float(np.corrcoef(x, y)[0, 1]) if varies else float("nan"),
+        mean_difference=float((x - y).mean()),
+        bins=_quality_bins(x, y),
+    )
+
+
+def _quality_bins(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[QualityBin]:
+    bins: list[QualityBin] = []
+    for low, high in pairwise(QUALITY_EDGES):
+        # The outer bins take what lies on or beyond the ends.
+        inside = (x > low) if low > 0 else np.ones(len(x), dtype=bool)
+        inside &= (x <= high) if high < 1 else True
+        n = int(inside.sum())
+        means = (float(x[inside].mean()), float(y[inside].mean())) if n else (float("nan"),) * 2
+        bins.append(QualityBin(low, high, n, *means))
+    return bins
+
+
+def occupied(bins: Sequence[QualityBin]) -> list[QualityBin]:
+    """The bins that hold sites."""
+    return [b for b in bins if b.n_sites]
