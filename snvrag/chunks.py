@@ -8,15 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.config import WindowConfig
-from snvrag.copying import ALL_STATES
 from snvrag.errors import UsageError
 from snvrag.panel import Panel
 from snvrag.windows import WindowPlan
 
 _FLANK_CM = 2.0
 _CORE_WINDOWS = 64
-# With state selection a chunk's states are a union over its windows, so fewer are better.
-_CORE_WINDOWS_SELECTED = 8
 # Interpreter, libraries and compiled kernels, before any data (measured).
 _PROCESS_BYTES = 170 << 20
 # Torch, a network and its working memory (measured).
@@ -81,8 +78,6 @@ def plan_chunks(
         UsageError: not even one window with its flanks fits.
     """
     plan = WindowPlan.from_chromosomes(panel.chromosomes(), windows)
-    selected = panel.n_haplotypes > ALL_STATES
-    largest = _CORE_WINDOWS_SELECTED if selected else _CORE_WINDOWS
     density = n_observed / panel.n_sites
     # Observed alleles of the chromosome, twice while runs are searched; the target's calls are
     # joined from blocks, matched and flipped.
@@ -91,9 +86,8 @@ def plan_chunks(
     # Core alleles as read, by site and as lists of carriers, and the result; forward variables of
     # all threads.
     per_core = 5 * panel.n_haplotypes + 2 * n_targets
-    states = panel.n_haplotypes * (0.1 if selected else 1.0)
     # Of each thread: where the states differ from the target, and every 64th row of the passes.
-    per_context = (threads or _cpus()) * 1.5 * density * states
+    per_context = (threads or _cpus()) * 1.5 * density * panel.n_haplotypes
     if refined:
         held += _TORCH_BYTES
 
@@ -118,7 +112,7 @@ def plan_chunks(
                 f"{memory / 2**20:,.0f} MB are allowed",
                 f"give at least --max-memory {megabytes + 50:.0f}M",
             )
-        while last + 1 < plan.num_windows and last + 1 - number < largest:
+        while last + 1 < plan.num_windows and last + 1 - number < _CORE_WINDOWS:
             following = plan.windows[last + 1]
             if following.chrom != window.chrom or not wanted[following.start : following.end].any():
                 break

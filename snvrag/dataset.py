@@ -15,12 +15,9 @@ from torch import Tensor
 
 from snvrag.config import RunConfig, TrainConfig
 from snvrag.copying import (
-    ALL_STATES,
     REACH_CM,
-    STATE_WINDOWS,
     Reference,
     copying_evidence,
-    longest_runs,
     select_states,
 )
 from snvrag.dosage import leave_one_out_counts
@@ -408,20 +405,12 @@ class WindowBatches:
             judges=~np.isin(self._kept, rows),
         )
         own = self._place[exclude]
-        runs = None
-        if len(self._kept) > ALL_STATES and len(observed):
-            size = self.config.windows.window_size
-            # One number for all that is further away on a side; its runs are not taken.
-            far = STATE_WINDOWS + 1
-            number = ((observed - window.start) // size).clip(-far, far) + far
-            runs = longest_runs(at_observed, calls, self.cm[observed], number, 2 * far + 1)
-            runs = runs[:, 1:-1]
         features = copying_evidence(
             reference,
             calls,
             self.cm[low:high],
             self.panel.positions[low:high],
-            states=select_states(len(self._kept), len(rows), runs, own),
+            states=select_states(len(self._kept), len(rows), own),
             exclude=own,
         )
         return features, reference.minor_is_alt

@@ -24,11 +24,8 @@ from snvrag import __version__
 from snvrag.chunks import Chunk, describe_plan, plan_chunks, untyped_windows
 from snvrag.config import WindowConfig
 from snvrag.copying import (
-    ALL_STATES,
-    STATE_WINDOWS,
     Reference,
     copying_probability,
-    longest_runs,
     select_states,
     set_threads,
 )
@@ -199,11 +196,9 @@ def impute(
                 else:
                     if work is None or work.chrom != chunk.chrom:
                         work = ChromosomeWork.prepare(
-                            opened, haplotypes, cm, chunk, exclude, network.windows, refiner
+                            opened, haplotypes, chunk.chrom, exclude, network.windows, refiner
                         )
-                    _impute_chunk(
-                        part_path(parts, chunk), chunk, opened, haplotypes, cm, work, tell
-                    )
+                    _impute_chunk(part, chunk, opened, haplotypes, cm, work, tell)
             index = _write(
                 output, opened, haplotypes, wanted, chunks, parts, hds, progress, network.meta
             )
@@ -286,7 +281,7 @@ def _told(
 
 @dataclass(frozen=True, slots=True)
 class ChromosomeWork:
-    """What all chunks of a chromosome share: observed alleles and the runs that choose states."""
+    """What all chunks of a chromosome share."""
 
     chrom: str
     start: int
@@ -295,13 +290,10 @@ class ChromosomeWork:
     """uint8 [J, n]: panel alleles at the chromosome's observed sites."""
     observed: NDArray[np.int64]
     """int64 [J]: their panel rows."""
-    runs: NDArray[np.int32] | None
-    """int32 [H, windows, k]; None where all haplotypes are states."""
     exclude: NDArray[np.int64]
     """int64 [H, 2]: panel haplotypes that a target haplotype must not see; -1 is none."""
     judges: NDArray[np.bool_] | None
     """bool [n]: haplotypes of samples that are not in the target too; see ``Reference``."""
-    window_size: int
     refiner: "Refiner | None"
 
     @classmethod
@@ -309,44 +301,37 @@ class ChromosomeWork:
         cls,
         panel: Panel,
         target: TargetHaplotypes,
-        cm: NDArray[np.float64],
-        chunk: Chunk,
+        chrom: str,
         exclude: NDArray[np.int64],
         windows: WindowConfig,
         refiner: "Refiner | None",
     ) -> "ChromosomeWork":
-        """Read the observed alleles of a chunk's chromosome and search the runs."""
+        """Read the observed alleles of the chromosome ``chrom``."""
         start = 0
         for name, n_sites in panel.chromosomes():
-            if name == chunk.chrom:
+            if name == chrom:
                 break
             start += n_sites
         end = start + n_sites
         size = windows.window_size
-        mask, calls = target.observed(start, end)
+        mask, _ = target.observed(start, end)
         rows = start + np.flatnonzero(mask)
         parts = [
             panel.alleles(a, min(a + size, end))[:, mask[a - start : a - start + size]].T
             for a in range(start, end, size)
         ]
         at_observed = np.ascontiguousarray(np.concatenate(parts))
-        runs = None
-        if panel.n_haplotypes > ALL_STATES and len(rows):
-            number = ((rows - start) // size).astype(np.int64)
-            runs = longest_runs(at_observed, calls, cm[rows], number, -(-n_sites // size))
         judges = np.ones(panel.n_haplotypes, dtype=bool)
         judges[exclude[exclude >= 0]] = False
         # Where most of the panel is the target, too few are left to say which allele is minor.
         enough = 2 * judges.sum() >= len(judges)
         return cls(
-            chunk.chrom,
+            chrom,
             start,
             at_observed,
             rows,
-            runs,
             exclude,
             judges if enough else None,
-            size,
             refiner,
         )
 
@@ -371,11 +356,6 @@ def _impute_chunk(
         work.judges,
     )
     _, calls = target.observed(chunk.first, chunk.last)
-    size = work.window_size
-    near = slice(
-        max(0, (chunk.start - work.start) // size - STATE_WINDOWS),
-        -(-(chunk.end - work.start) // size) + STATE_WINDOWS,
-    )
     n = target.n_haplotypes
     result = np.empty((chunk.end - chunk.start, n), dtype=np.uint16)
     per_site = _BYTES_PER_SITE if work.refiner is None else _REFINED_BYTES_PER_SITE
@@ -386,7 +366,6 @@ def _impute_chunk(
         states = select_states(
             reference.n_haplotypes,
             some.stop - some.start,
-            None if work.runs is None else work.runs[some, near],
             work.exclude[some],
         )
         if work.refiner is None:

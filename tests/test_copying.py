@@ -3,11 +3,11 @@ import pytest
 from conftest import mosaic
 
 from snvrag.copying import (
+    DEFAULT_BANK,
     Reference,
     States,
     copying_probability,
     genetic_coordinate,
-    longest_runs,
     select_states,
 )
 
@@ -106,52 +106,33 @@ def test_results_do_not_depend_on_the_batch():
     np.testing.assert_array_equal(whole, alone)
 
 
-def slow_scores(alleles, calls, cm, columns, window):
-    """Mean-free run score by walking outwards from every observed site."""
-    scores = np.zeros((window.max() + 1, len(alleles)))
-    at = cm[columns]
-    for k, haplotype in enumerate(alleles):
-        differs = (calls >= 0) & (haplotype[columns] != calls)
-        for j in range(len(columns)):
-            if differs[j]:
-                continue
-            left, right = j, j
-            while left >= 0 and not differs[left]:
-                left -= 1
-            while right < len(columns) and not differs[right]:
-                right += 1
-            last = at[right] if right < len(columns) else at[-1]
-            first = at[left] if left >= 0 else at[0]
-            scores[window[columns[j]], k] += last - first
-    return scores
-
-
-def test_runs_choose_the_haplotypes_with_the_highest_scores_per_window():
-    alleles, observed, calls, cm, _ = make_case(7, n=60, sites=120)
-    window = np.repeat(np.arange(4), 30)
-    columns = np.flatnonzero(observed)
-    at_observed = np.ascontiguousarray(alleles[:, columns].T)
-    runs = longest_runs(at_observed, calls, cm[columns], window[columns], 4, per_window=5)
-    for t in range(len(calls)):
-        scores = slow_scores(alleles, calls[t], cm, columns, window)
-        for w, row in enumerate(scores):
-            found = runs[t, w][runs[t, w] >= 0]
-            assert len(set(found.tolist())) == len(found) == min(5, (row > 0).sum())
-            best = np.sort(row)[::-1][: len(found)]
-            np.testing.assert_allclose(np.sort(row[found])[::-1], best, rtol=1e-4)
-
-
-def test_states_are_the_union_of_runs_or_all_but_never_the_excluded():
+def test_states_are_all_haplotypes_but_the_excluded():
     exclude = np.array([[0, 1], [2, -1], [-1, -1]])
-    whole = select_states(30, 3, exclude=exclude)
-    runs = np.array([[[0, 4], [4, 9]], [[-1, -1], [7, -1]], [[-1, -1], [-1, -1]]], dtype=np.int32)
-    some = select_states(30, 3, runs, exclude)
-    expected = ({4, 9}, {7}, set(range(30)))
+    states = select_states(30, 3, exclude)
     for t, numbers in enumerate(exclude):
-        found = whole.haplotypes[whole.first[t] : whole.first[t + 1]].tolist()
+        found = states.haplotypes[states.first[t] : states.first[t + 1]].tolist()
         assert set(found) == set(range(30)) - set(numbers.tolist())
-        found = some.haplotypes[some.first[t] : some.first[t + 1]].tolist()
-        assert set(found) == expected[t]
+        assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_large_panels_look_at_the_likely_states_only_and_lose_nothing_of_note(share):
+    """Above 1,000 states the carriers of common alleles are summed over the likely states."""
+    alleles = mosaic(1_210, 160, founders=40, seed=3, switch_rate=0.02)
+    reference, queries = alleles[:1_206], alleles[1_206:].astype(np.int8)
+    observed = np.random.default_rng(1).random(160) < share
+    cm, bp = np.arange(160) * 0.02, np.arange(160, dtype=np.int64) * 2_000
+    found = copying_probability(Reference.of(reference, observed), queries[:, observed], cm, bp)
+    expected = np.mean(
+        [
+            oracle(reference, observed, queries[:, observed], cm, bp, rate, error)
+            for rate, error in DEFAULT_BANK
+        ],
+        axis=0,
+    )
+    difference = np.abs(found - expected)[:, ~observed]
+    assert difference.max() < 0.01
+    assert difference.mean() < 5e-4
 
 
 def test_a_core_gets_what_the_whole_context_gives_it():

@@ -52,7 +52,7 @@ def slow_site(reference, query, observed, cm, site, allowed):
 def test_run_features_agree_with_a_walk(share):
     reference, queries, observed, cm, bp = case(share=share)
     own = np.array([[0, 1], [4, -1], [-1, -1]])
-    states = select_states(len(reference), 3, None, own)
+    states = select_states(len(reference), 3, own)
     found = Reference.of(reference, observed)
     features = copying_evidence(found, queries[:, observed], cm, bp, states=states, exclude=own)
     checked = 0
@@ -137,7 +137,7 @@ def test_masked_alleles_and_missing_calls_of_the_target_are_never_read():
 def test_excluded_haplotypes_leave_no_trace():
     reference, queries, observed, cm, bp = case()
     own = np.array([[0, 1]] * 3)
-    states = select_states(len(reference), 3, None, own)
+    states = select_states(len(reference), 3, own)
     judges = np.arange(len(reference)) > 1
     columns = np.flatnonzero(observed)
 

@@ -517,18 +517,6 @@ def test_scikit_allel_reads_it(case, tmp_path):
     np.testing.assert_allclose(found["variants/DR2"], [r.quality for r in records], atol=1e-6)
 
 
-def test_state_selection_hardly_changes_the_result(case, tmp_path, monkeypatch):
-    run(case, tmp_path, "all.vcf.gz")
-    monkeypatch.setattr(imputation, "ALL_STATES", 20)
-    monkeypatch.setattr(chunks, "ALL_STATES", 20)
-    run(case, tmp_path, "some.vcf.gz")
-    r2 = [
-        evaluate(tmp_path / f"{n}.vcf.gz", case / "truth.vcf", case / "panel.h5").all.aggregate_r2
-        for n in ("all", "some")
-    ]
-    assert r2[1] > r2[0] - 0.01
-
-
 def test_even_force_does_not_replace_an_input(case, tmp_path):
     target = tmp_path / "t.vcf.gz"
     target.write_bytes(bgzip((case / "target.vcf").read_bytes()))

@@ -1,7 +1,7 @@
 """The copying model's inner loops, compiled by numba for the CPU, in parallel over targets.
 
-Rows of the forward pass are not kept: every ``_BLOCK``-th is, and a block is computed again when
-the backward pass reaches it, so that what a target needs stays in the cache.
+Of the forward pass every ``_BLOCK``-th row is kept, and a block is computed again when the backward
+pass reaches it, so that what a target needs stays in the cache.
 """
 
 from collections.abc import Callable
@@ -10,38 +10,32 @@ from typing import Any, cast
 import numba
 import numpy as np
 
-N_FEATURES = 27
-"""Columns of the evidence; ``snvrag/evidence.py`` names them."""
-N_LOGITS = 5
-"""The first of them: one logit per setting of the bank."""
-MAIN_SETTING = 1
-"""The setting whose posterior the other features describe."""
-REACH_CM = 2.0
-"""Runs are followed this far to either side."""
+N_FEATURES = 27  # columns of the evidence; snvrag/evidence.py names them
+N_LOGITS = 5  # the first of them: one logit per setting of the bank
+MAIN_SETTING = 1  # whose posterior the other columns describe
+REACH_CM = 2.0  # runs are followed this far to either side
 _BLOCK = 64
 _NEAR = 0.7
 # From this share of carriers on (one in so many), passes over all states are faster.
 _COMMON = 12
+# Of more states, only those of a noticeable posterior are looked at one by one between two observed
+# sites; the others share the rest of it.
+_PICK_ABOVE = 1000
+_LEAST_SHARE = 1e-4
 _LEAST_CM = 1e-4
 _LEAST_WEIGHT = 1e-6
-_LEAST_PROBABILITY = 1e-4
+_LEAST_ODDS = np.float32(1e-6)
+_LOGIT_LIMIT = np.float32(np.log((1 - 1e-4) / 1e-4))
 
 
 def _compiled(parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile for the CPU; kept on disk for the next process."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        compile_it = numba.njit(parallel=parallel, fastmath=True, cache=True)
+        compile_it = numba.njit(parallel=parallel, fastmath=True, cache=True, error_model="numpy")
         return cast(Callable[..., Any], compile_it(function))
 
     return decorate
-
-
-def set_threads(threads: int | None) -> None:
-    """Limit the kernels' CPU threads."""
-    if threads is not None:
-        most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        numba.set_num_threads(min(threads, most))
 
 
 @_compiled()
@@ -69,8 +63,9 @@ def _backward_row(backward: Any, keep: Any, switch: Any, mismatch: Any, ratio: A
 
 
 @_compiled()
-def _note_mismatches(mismatch: Any, at: Any, nearest: Any, second: Any) -> None:
-    """Move the nearest and second nearest mismatch of each state to ``at`` (cM) where it errs."""
+def _note_mismatches(mismatch: Any, cm: Any, places: Any) -> None:
+    """Where states err, move their nearest and second nearest mismatch, ``places`` [2, n] in cM."""
+    at, nearest, second = np.float32(cm), places[0], places[1]
     for k in range(len(nearest)):
         second[k] = nearest[k] if mismatch[k] else second[k]
         nearest[k] = at if mismatch[k] else nearest[k]
@@ -78,9 +73,8 @@ def _note_mismatches(mismatch: Any, at: Any, nearest: Any, second: Any) -> None:
 
 @_compiled()
 def _describe_gap(
-    row: Any, backward: Any, left: Any, left2: Any, right: Any, right2: Any, middle: Any,
-    described: Any,
-) -> Any:  # fmt: skip
+    row: Any, backward: Any, lefts: Any, rights: Any, begin: Any, end: Any, described: Any
+) -> Any:
     """What all sites between two observed ones share.
 
     Fills ``described`` [4, n]: posterior weight, run, run with one mismatch per side allowed,
@@ -95,8 +89,9 @@ def _describe_gap(
         total += value
     scale = np.float32(1.0) / total
     squares = np.float32(0.0)
-    low, high = np.float32(middle - REACH_CM), np.float32(middle + REACH_CM)
-    centre, nothing = np.float32(middle), np.float32(0.0)
+    centre, nothing = np.float32(0.5 * (begin + end)), np.float32(0.0)
+    low, high = centre - np.float32(REACH_CM), centre + np.float32(REACH_CM)
+    left, left2, right, right2 = lefts[0], lefts[1], rights[0], rights[1]
     for k in range(n):
         value = weight[k] * scale
         weight[k] = value
@@ -195,43 +190,121 @@ def _write_features(
 
 
 @_compiled()
-def _minor_probability(
-    carriers: Any, place: Any, local: Any, common: Any, row: Any, backward: Any, both: Any,
-    ahead: Any, behind: Any, r1: Any, r2: Any,
-) -> Any:  # fmt: skip
-    """Posterior share of the carriers at one site; see the module ``reference``."""
-    one = np.float32(1.0)
-    n = np.float32(len(row))
-    prior = one / n
-    sum_both, sum_ahead = np.float32(0.0), np.float32(0.0)
-    sum_behind, count = np.float32(0.0), np.float32(0.0)
-    if common:
-        for k in range(len(row)):
-            a = row[k] if local[k] else np.float32(0.0)
-            b = backward[k] if local[k] else np.float32(0.0)
-            sum_both += a * b
-            sum_ahead += a
-            sum_behind += b
-            count += np.float32(local[k])
-    else:
-        for i in range(len(carriers)):
-            k = place[carriers[i]]
-            if k >= 0:
-                sum_both += row[k] * backward[k]
-                sum_ahead += row[k]
-                sum_behind += backward[k]
-                count += one
-    # Scaled to Σ A = 1 and Σ π B = 1.
-    a, b = (one - r1) / ahead, r1 * prior
-    c, d = (one - r2) * n / behind, r2
-    above = a * c * sum_both + a * d * sum_ahead + b * c * sum_behind + b * d * count
-    below = a * c * both + a * d * ahead + b * c * behind + b * d * n
+def _rare_sums(carriers: Any, place: Any, row: Any, backward: Any, sums: Any) -> None:
+    """Σ AB, Σ A, Σ B and the count of the carriers, by way of their list."""
+    sums[:] = np.float32(0.0)
+    for carrier in carriers:
+        k = place[carrier]
+        if k >= 0:
+            sums[0] += row[k] * backward[k]
+            sums[1] += row[k]
+            sums[2] += backward[k]
+            sums[3] += np.float32(1.0)
+
+
+@_compiled()
+def _common_sums(local: Any, row: Any, backward: Any, sums: Any) -> None:
+    """The same by a pass over the states, of which ``local`` are carriers."""
+    both, ahead = np.float32(0.0), np.float32(0.0)
+    behind, count = np.float32(0.0), np.float32(0.0)
+    for k in range(len(row)):
+        a = row[k] if local[k] else np.float32(0.0)
+        b = backward[k] if local[k] else np.float32(0.0)
+        both += a * b
+        ahead += a
+        behind += b
+        count += np.float32(local[k])
+    sums[0], sums[1], sums[2], sums[3] = both, ahead, behind, count
+
+
+@_compiled()
+def _carriers_share(sums: Any, whole: Any, n: Any, r1: Any, r2: Any) -> Any:
+    """Posterior of the carriers at one site, of the sums over them and over all n states."""
+    one = np.float32(1.0)  # scaled to Σ A = 1 and Σ π B = 1
+    a, b = (one - r1) / whole[1], r1 / n
+    c, d = (one - r2) * n / whole[2], r2
+    above = a * c * sums[0] + a * d * sums[1] + b * c * sums[2] + b * d * sums[3]
+    below = a * c * whole[0] + a * d * whole[1] + b * c * whole[2] + b * d * n
     return above / below
+
+
+@_compiled()
+def _pick_states(
+    forward: Any, backward: Any, whole: Any, switches: Any, reach: Any, picked: Any, is_picked: Any
+) -> Any:
+    """States that may have a noticeable posterior anywhere in a gap, in any setting.
+
+    Fills ``picked`` and ``is_picked``; returns their number. ``reach`` [n] is working memory.
+    """
+    n = len(picked)
+    one, size = np.float32(1.0), np.float32(n)
+    reach[:] = np.float32(0.0)
+    for s in range(len(forward)):
+        row, back, switch = forward[s], backward[s], switches[s]
+        a, b = one / whole[s, 1], size / whole[s, 2]
+        scale = one / ((one - switch) * a * b * whole[s, 0] + switch)
+        for k in range(n):
+            ahead, behind = row[k] * a, back[k] * b
+            here = (one - switch) * ahead * behind + switch * (ahead + behind / size)
+            reach[k] += here * scale
+    count = 0
+    for k in range(n):
+        is_picked[k] = reach[k] > np.float32(_LEAST_SHARE)
+        picked[count] = k
+        count += is_picked[k]
+    return count
+
+
+@_compiled()
+def _with_rare_carriers(
+    carriers: Any, place: Any, is_picked: Any, described: Any, best: Any
+) -> None:
+    """Let carriers that were not picked count among the best carriers too."""
+    for carrier in carriers:
+        k = place[carrier]
+        if k < 0 or is_picked[k]:
+            continue
+        best[0] = max(best[0], described[0, k])
+        best[2] = max(best[2], described[2, k])
+        best[3] = max(best[3], described[3, k])
+        run = described[1, k]
+        best[4] = max(best[4], min(run, best[1]))
+        best[1] = max(best[1], run)
 
 
 @_compiled()
 def _switch(g: Any, a: Any, b: Any) -> Any:
     return np.float32(1.0 - np.exp(g[a] - g[b]))
+
+
+@_compiled()
+def _forward_pass(
+    columns: Any, last: Any, mismatch: Any, g: Any, ratio: Any, prior: Any, mass: Any, kept: Any
+) -> None:
+    """The first ``last`` rows of one setting: all sums to ``mass``, each 64th row to ``kept``."""
+    one = np.float32(1.0)
+    buffers = np.empty((2, mismatch.shape[1]), dtype=np.float32)
+    buffers[1] = prior
+    for j in range(last):
+        row, before = buffers[j % 2], buffers[(j + 1) % 2]
+        switch = _switch(g, columns[j - 1], columns[j]) if j > 0 else np.float32(0.0)
+        scale = (one - switch) / mass[j - 1] if j > 0 else one
+        mass[j] = _forward_row(before, scale, switch * prior, mismatch[j], ratio, row)
+        if j % _BLOCK == 0:
+            kept[j // _BLOCK] = row
+
+
+@_compiled()
+def _rows_again(
+    first: Any, stop: Any, columns: Any, mismatch: Any, g: Any, ratio: Any, prior: Any, mass: Any,
+    rows: Any,
+) -> None:  # fmt: skip
+    """Forward rows ``first + 1`` to ``stop - 1`` of one setting; ``rows[0]`` is row ``first``."""
+    for at in range(first + 1, stop):
+        i = at - first
+        switch = _switch(g, columns[at - 1], columns[at])
+        scale = (np.float32(1.0) - switch) / mass[at - 1]
+        _forward_row(rows[i - 1], scale, switch * prior, mismatch[at], ratio, rows[i])
 
 
 @_compiled()
@@ -254,36 +327,22 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
     place = np.full(n_haplotypes, -1, dtype=np.int32)
     for k in range(n):
         place[own[k]] = k
-    # Forward rows beyond the core's last observed site, and blocks before its first, are not
-    # needed.
+    # Forward rows beyond the core's last observed site are not needed.
     last = np.searchsorted(columns, core_end)
     n_blocks = last // _BLOCK + 1
-    kept = np.empty((n_blocks, n_settings, n), dtype=np.float32)
+    kept = np.empty((n_settings, n_blocks, n), dtype=np.float32)
     mass = np.ones((n_settings, n_observed + 1), dtype=np.float32)
     rows = np.empty((n_settings, _BLOCK, n), dtype=np.float32)
-    edge_left, edge_right = np.float32(cm[0]), np.float32(cm[len(cm) - 1])
+    edge_left, edge_right = np.float32(cm[0]), np.float32(cm[-1])
     kept_left = np.empty((n_blocks, 2, n), dtype=np.float32)
-    left_rows = np.empty((2, _BLOCK, n), dtype=np.float32)
+    left_rows = np.empty((_BLOCK, 2, n), dtype=np.float32)
     left = np.full((2, n), edge_left, dtype=np.float32)
     right = np.full((2, n), edge_right, dtype=np.float32)
     for s in range(n_settings):
-        buffers = np.empty((2, n), dtype=np.float32)
-        for j in range(last):
-            row, before = buffers[j % 2], buffers[(j + 1) % 2]
-            if j == 0:
-                before[:] = prior
-                mass[s, 0] = _forward_row(before, one, np.float32(0.0), mismatch[0], ratios[s], row)
-            else:
-                switch = _switch(g[s], columns[j - 1], columns[j])
-                scale = (one - switch) / mass[s, j - 1]
-                mass[s, j] = _forward_row(
-                    before, scale, switch * prior, mismatch[j], ratios[s], row
-                )
-            if j % _BLOCK == 0:
-                kept[j // _BLOCK, s] = row
+        _forward_pass(columns, last, mismatch, g[s], ratios[s], prior, mass[s], kept[s])
     if wanted:
         for j in range(last):
-            _note_mismatches(mismatch[j], np.float32(cm[columns[j]]), left[0], left[1])
+            _note_mismatches(mismatch[j], cm[columns[j]], left)
             if j % _BLOCK == 0:
                 kept_left[j // _BLOCK] = left
     backward = np.ones((n_settings, n), dtype=np.float32)
@@ -293,9 +352,22 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
     best = np.zeros(10, dtype=np.float32)
     best_bits = best.view(np.int32)
     counts = np.empty(4, dtype=np.float32)
-    both = np.empty(n_settings, dtype=np.float32)
+    few = n > _PICK_ABOVE
+    ahead = np.empty((n_settings, n), dtype=np.float32)
+    whole = np.empty((n_settings, 3), dtype=np.float32)
+    rest = np.empty((n_settings, 3), dtype=np.float32)
+    switches = np.empty(n_settings, dtype=np.float32)
+    sums = np.empty(4, dtype=np.float32)
+    picked = np.arange(n)
+    is_picked = np.ones(n, dtype=np.uint8)
+    size = n if few else 0
+    reach = np.empty(size, dtype=np.float32)
+    near_ahead = np.empty((n_settings, size), dtype=np.float32)
+    near_back = np.empty((n_settings, size), dtype=np.float32)
+    near_described = np.empty((4 if wanted else 0, size), dtype=np.float32)
+    near_bits = near_described.view(np.int32)
     flat = np.full(n, prior, dtype=np.float32)
-    start = np.full(n, edge_left, dtype=np.float32)
+    start = np.full((2, n), edge_left, dtype=np.float32)
     local = np.empty(n, dtype=np.uint8)
     held = -1
     squares, low, high = np.float32(1.0), cm[0], cm[0]
@@ -308,72 +380,87 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
             block, inside = j // _BLOCK, j % _BLOCK
             if gap > 0 and block != held:
                 held = block
-                stop = min(last, (block + 1) * _BLOCK) - block * _BLOCK
+                top, stop = block * _BLOCK, min(last, (block + 1) * _BLOCK)
                 for s in range(n_settings):
-                    rows[s, 0] = kept[block, s]
-                    for i in range(1, stop):
-                        at = block * _BLOCK + i
-                        switch = _switch(g[s], columns[at - 1], columns[at])
-                        scale = (one - switch) / mass[s, at - 1]
-                        _forward_row(
-                            rows[s, i - 1], scale, switch * prior, mismatch[at], ratios[s],
-                            rows[s, i],
-                        )  # fmt: skip
+                    rows[s, 0] = kept[s, block]
+                    _rows_again(
+                        top, stop, columns, mismatch, g[s], ratios[s], prior, mass[s], rows[s]
+                    )
                 if wanted:
-                    left_rows[:, 0] = kept_left[block]
-                    for i in range(1, stop):
-                        at = block * _BLOCK + i
-                        left_rows[:, i] = left_rows[:, i - 1]
-                        _note_mismatches(
-                            mismatch[at], np.float32(cm[columns[at]]), left_rows[0, i],
-                            left_rows[1, i],
-                        )  # fmt: skip
+                    left_rows[0] = kept_left[block]
+                    for at in range(top + 1, stop):
+                        left_rows[at - top] = left_rows[at - top - 1]
+                        _note_mismatches(mismatch[at], cm[columns[at]], left_rows[at - top])
             for s in range(n_settings):
                 row = rows[s, inside] if gap > 0 else flat
-                total = np.float32(0.0)
+                ahead[s] = row
+                total, below = np.float32(0.0), np.float32(0.0)
                 for k in range(n):
                     total += row[k] * backward[s, k]
-                both[s] = total
+                    below += backward[s, k]
+                whole[s, 0], whole[s, 2] = total, below
+                whole[s, 1] = mass[s, gap - 1] if gap > 0 else one
+                inner = 0 < gap < n_observed
+                switches[s] = _switch(g[s], columns[gap - 1], columns[gap]) if inner else one
             if wanted:
                 low = cm[columns[gap - 1]] if gap > 0 else cm[0]
                 high = cm[columns[gap]] if gap < n_observed else cm[len(cm) - 1]
+                lefts = left_rows[inside] if gap > 0 else start
                 squares = _describe_gap(
-                    rows[MAIN_SETTING, inside] if gap > 0 else flat, backward[MAIN_SETTING],
-                    left_rows[0, inside] if gap > 0 else start,
-                    left_rows[1, inside] if gap > 0 else start, right[0], right[1],
-                    0.5 * (low + high), described,
-                )  # fmt: skip
+                    ahead[MAIN_SETTING], backward[MAIN_SETTING], lefts, right, low, high, described
+                )
+            m = n
+            if few:
+                m = _pick_states(ahead, backward, whole, switches, reach, picked, is_picked)
+                for s in range(n_settings):
+                    for i in range(m):
+                        near_ahead[s, i] = ahead[s, picked[i]]
+                        near_back[s, i] = backward[s, picked[i]]
+                    _common_sums(is_picked, ahead[s], backward[s], sums)
+                    rest[s] = whole[s] - sums[:3]
+                for f in range(len(near_described)):
+                    for i in range(m):
+                        near_described[f, i] = described[f, picked[i]]
             for site in range(begin, end):
                 at = site - core
                 some = carriers[first[at] : first[at + 1]]
                 common = len(some) * _COMMON > n_haplotypes
+                count = len(some)
+                for e in excluded:
+                    if e >= 0 and carried[at, e]:
+                        count -= 1
                 if common or wanted:
-                    for k in range(n):
-                        local[k] = carried[at, own[k]]
+                    for i in range(m):
+                        local[i] = carried[at, own[picked[i]]]
                 mean = np.float32(0.0)
                 for s in range(n_settings):
                     r1 = _switch(g[s], columns[gap - 1], site) if gap > 0 else one
                     r2 = _switch(g[s], site, columns[gap]) if gap < n_observed else one
-                    ahead = mass[s, gap - 1] if gap > 0 else one
-                    value = _minor_probability(
-                        some, place, local, common, rows[s, inside] if gap > 0 else flat,
-                        backward[s], both[s],
-                        ahead, behind[s], r1, r2,
-                    )  # fmt: skip
+                    if not common:
+                        _rare_sums(some, place, ahead[s], backward[s], sums)
+                    elif few:
+                        _common_sums(local[:m], near_ahead[s, :m], near_back[s, :m], sums)
+                        share = (np.float32(count) - sums[3]) / max(np.float32(n - m), one)
+                        sums[:3] += share * rest[s]
+                        sums[3] = np.float32(count)
+                    else:
+                        _common_sums(local, ahead[s], backward[s], sums)
+                    value = _carriers_share(sums, whole[s], np.float32(n), r1, r2)
                     mean += value
                     if wanted:
-                        clipped = min(max(value, np.float32(_LEAST_PROBABILITY)),
-                                      one - np.float32(_LEAST_PROBABILITY))  # fmt: skip
-                        features[at, s] = np.float32(np.log(clipped / (one - clipped)))
+                        odds = max(value, _LEAST_ODDS) / max(one - value, _LEAST_ODDS)
+                        features[at, s] = min(max(np.log(odds), -_LOGIT_LIMIT), _LOGIT_LIMIT)
                 if not wanted:
                     probability[at] = mean / np.float32(n_settings)
                     continue
-                _describe_site(local, described_bits, best_bits)
-                _count_runs(local, described[1], best, counts)
-                count = len(some)
-                for i in range(len(excluded)):
-                    if excluded[i] >= 0 and carried[at, excluded[i]]:
-                        count -= 1
+                if few:
+                    _describe_site(local[:m], near_bits[:, :m], best_bits)
+                    if not common:
+                        _with_rare_carriers(some, place, is_picked, described, best)
+                    _count_runs(local[:m], near_described[1, :m], best, counts)
+                else:
+                    _describe_site(local, described_bits, best_bits)
+                    _count_runs(local, described[1], best, counts)
                 to_left = min(cm[site] - low, REACH_CM) if gap > 0 else REACH_CM
                 to_right = min(high - cm[site], REACH_CM) if gap < n_observed else REACH_CM
                 _write_features(
@@ -387,7 +474,7 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
             keep = (one - switch) * np.float32(n) / behind[s]
             behind[s] = _backward_row(backward[s], keep, switch, mismatch[j], ratios[s])
         if wanted:
-            _note_mismatches(mismatch[j], np.float32(cm[columns[j]]), right[0], right[1])
+            _note_mismatches(mismatch[j], cm[columns[j]], right)
 
 
 @_compiled(parallel=True)
@@ -396,18 +483,14 @@ def impute_targets(
     state_list: Any, state_first: Any, excluded: Any, targets: Any, g: Any, ratios: Any, cm: Any,
     probability: Any, features: Any,
 ) -> None:  # fmt: skip
-    """All targets; fills ``features`` [T, L, N_FEATURES], or ``probability`` [T, L] if F is 0.
-
-    Rows of sites that a target was measured at are left as they are.
-    """
+    """All targets; fills ``features`` [T, L, N_FEATURES], or ``probability`` [T, L] if F is 0."""
     for t in numba.prange(len(targets)):
         own = state_list[state_first[t] : state_first[t + 1]]
         if len(own) == 0:
             continue
         called = np.flatnonzero(targets[t] >= 0)
         mismatch = np.empty((len(called), len(own)), dtype=np.uint8)
-        for i in range(len(called)):
-            j = called[i]
+        for i, j in enumerate(called):
             call = targets[t, j]
             for k in range(len(own)):
                 mismatch[i, k] = at_observed[j, own[k]] != call
@@ -415,39 +498,3 @@ def impute_targets(
             observed[called], mismatch, core, carried, carriers, first, own, excluded[t], g,
             ratios, cm, probability[t], features[t],
         )  # fmt: skip
-
-
-@_compiled(parallel=True)
-def longest_runs(
-    haplotypes: Any, targets: Any, cm: Any, window: Any, n_windows: Any, per_window: Any
-) -> Any:
-    """See :func:`snvrag.copying.longest_runs`; ``haplotypes`` is uint8 [n, J]."""
-    n, n_observed = haplotypes.shape
-    chosen = np.full((len(targets), n_windows, per_window), -1, dtype=np.int32)
-    for t in numba.prange(len(targets)):
-        score = np.zeros((n_windows, n), dtype=np.float32)
-        for k in range(n):
-            start = 0
-            for j in range(n_observed + 1):
-                at_end = j == n_observed
-                if at_end or (targets[t, j] >= 0 and haplotypes[k, j] != targets[t, j]):
-                    # A run of matches [start, j) ends; it is enclosed by mismatches or the ends.
-                    if start < j:
-                        left = cm[start - 1] if start > 0 else cm[0]
-                        right = cm[n_observed - 1] if at_end else cm[j]
-                        length = np.float32(right - left)
-                        for i in range(start, j):
-                            score[window[i], k] += length
-                    start = j + 1
-        for w in range(n_windows):
-            threshold = np.partition(score[w], n - per_window)[n - per_window]
-            count = 0
-            # Those above the threshold first, so that ties at it cannot push them out.
-            for above in (True, False):
-                for k in range(n):
-                    high = score[w, k] > threshold if above else score[w, k] == threshold
-                    # A window without observed sites tells nothing: its neighbours choose.
-                    if high and score[w, k] > 0 and count < per_window:
-                        chosen[t, w, count] = k
-                        count += 1
-    return chosen

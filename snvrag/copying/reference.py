@@ -17,6 +17,7 @@ identity around the site say, as evidence.
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,11 +26,6 @@ from snvrag.copying import kernels
 # (switch rate c per cM at 480 haplotypes, mismatch probability ε)
 DEFAULT_BANK = ((2.0, 0.003), (8.0, 0.003), (24.0, 0.003))
 EVIDENCE_BANK = (*DEFAULT_BANK, (8.0, 0.02), (60.0, 0.003))
-ALL_STATES = 1000
-"""Up to this many haplotypes every one is a state."""
-STATES_PER_WINDOW = 32
-STATE_WINDOWS = 3
-"""Windows to either side whose longest runs are states too."""
 Bank = tuple[tuple[float, float], ...]
 _REFERENCE_HAPLOTYPES = 480
 _PER_BP = 3e-6
@@ -122,63 +118,17 @@ class States:
         return cls(np.nonzero(kept)[1].astype(np.int32), first)
 
 
-def longest_runs(
-    at_observed: NDArray[np.uint8],
-    targets: NDArray[np.int8],
-    cm: NDArray[np.float64],
-    window: NDArray[np.int64],
-    n_windows: int,
-    per_window: int = STATES_PER_WINDOW,
-) -> NDArray[np.int32]:
-    """The haplotypes that share the longest runs with each target, window by window.
-
-    The score of a haplotype in a window is the mean, over the window's observed sites, of the cM
-    between the mismatches that enclose the site; 0 at a mismatch.
-
-    Args:
-        at_observed: uint8 [J, n], alleles at the observed sites of a chromosome.
-        targets: int8 [T, J]; -1 is missing and matches all.
-        cm: float64 [J].
-        window: int64 [J], number of each observed site's window, from 0, not decreasing.
-        n_windows: W.
-        per_window: haplotypes kept per window.
-
-    Returns:
-        int32 [T, W, per_window]: haplotype numbers; -1 where fewer have a score above 0.
-    """
-    return np.asarray(
-        kernels.longest_runs(
-            np.ascontiguousarray(at_observed.T),
-            np.ascontiguousarray(targets),
-            cm,
-            window,
-            n_windows,
-            min(per_window, at_observed.shape[1]),
-        )
-    )
-
-
 def select_states(
-    n_haplotypes: int,
-    n_targets: int,
-    runs: NDArray[np.int32] | None = None,
-    exclude: NDArray[np.int64] | None = None,
+    n_haplotypes: int, n_targets: int, exclude: NDArray[np.int64] | None = None
 ) -> States:
-    """The states of each target: all haplotypes, or the union of ``runs`` over windows.
+    """All haplotypes as the states of each target but those in ``exclude`` int64 [T, e].
 
-    Args:
-        n_haplotypes: n.
-        n_targets: T.
-        runs: int32 [T, W, k] of :func:`longest_runs`, of the windows around; all states if None.
-        exclude: int64 [T, e], haplotypes a target must not copy from; -1 for none.
+    -1 in ``exclude`` stands for none.
     """
-    kept = np.full((n_targets, n_haplotypes), runs is None)
-    for target in range(n_targets):
-        if runs is not None:
-            numbers = runs[target][runs[target] >= 0]
-            kept[target, numbers if len(numbers) else slice(None)] = True
-        if exclude is not None:
-            kept[target, exclude[target][exclude[target] >= 0]] = False
+    kept = np.ones((n_targets, n_haplotypes), dtype=bool)
+    if exclude is not None:
+        rows, columns = np.nonzero(exclude >= 0)
+        kept[rows, exclude[rows, columns]] = False
     return States.of(kept)
 
 
@@ -245,6 +195,13 @@ def copying_evidence(
     nothing = np.empty((n_targets, 0), dtype=np.float32)
     _run(reference, targets, cm, bp, states, exclude, bank, nothing, features)
     return features
+
+
+def set_threads(threads: int | None) -> None:
+    """Limit the kernels' CPU threads."""
+    if threads is not None:
+        most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        numba.set_num_threads(min(threads, most))
 
 
 def _run(
