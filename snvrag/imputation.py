@@ -47,7 +47,7 @@ from snvrag.provenance import (
 from snvrag.sites import Region
 from snvrag.target import TargetHaplotypes
 from snvrag.vcf import ImputedBlock, ImputedWriter
-from snvrag.workdir import check_space, part_path, work_directory
+from snvrag.workdir import check_space, part_path, read_part, work_directory
 
 if TYPE_CHECKING:
     from snvrag.refinement import Refiner
@@ -450,12 +450,14 @@ def _blocks(
     panel: Panel, target: TargetHaplotypes, wanted: NDArray[np.bool_], chunk: Chunk, folder: Path
 ) -> Iterator[tuple[float, ImputedBlock]]:
     """The records of one chunk, measured calls in place of imputed ones, and the share done."""
-    stored = np.load(part_path(folder, chunk), mmap_mode="r", allow_pickle=False)
+    n_sites, n_haplotypes = chunk.end - chunk.start, target.n_haplotypes
+    stored = read_part(part_path(folder, chunk), n_sites, n_haplotypes)
     sites = panel.sites
-    step = max(1, min(_BLOCK_SITES, _BLOCK_CALLS // target.n_haplotypes))
+    step = max(1, min(_BLOCK_SITES, _BLOCK_CALLS // n_haplotypes))
     for start in range(chunk.start, chunk.end, step):
         end = min(start + step, chunk.end)
-        hds = stored[start - chunk.start : end - chunk.start].astype(np.float32) / _SCALE
+        hds = stored[start - chunk.start : end - chunk.start].astype(np.float32)
+        hds /= np.float32(_SCALE)
         observed, calls = target.observed(start, end)
         measured = calls.T >= 0
         typed = np.zeros(end - start, dtype=bool)
@@ -477,4 +479,4 @@ def _blocks(
             af=estimated_frequency(hds[rows]),
             dr2=estimated_r2(hds[rows]),
         )
-        yield (end - chunk.start) / (chunk.end - chunk.start), block
+        yield (end - chunk.start) / n_sites, block

@@ -185,20 +185,20 @@ class LoggedProgress:
 
     def __init__(self, every: float = _LOG_SECONDS) -> None:
         self._every = every
-        self._name = ""
+        self._name, self._first = "", 0
         self._said = self._since = time.monotonic()
 
     def update(self, name: str, done: int, total: int) -> None:
         """Log how far a task is, if the last line is long enough ago."""
         now = time.monotonic()
         if name != self._name:
-            self._name, self._since = name, now
+            self._name, self._since, self._first = name, now, done
         if now - self._said < self._every:
             return
         self._said = now
         text = f"{name}: {done:,}"
         if total:
-            left = (now - self._since) * (total - done) / max(done, 1)
+            left = (now - self._since) * (total - done) / max(done - self._first, 1)
             text = f"{name}: {done / total:.0%}, about {_duration(left)} left"
         logging.getLogger("snvrag.cli").info(text)
 
