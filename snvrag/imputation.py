@@ -135,7 +135,8 @@ def impute(
         max_memory: bytes that the process may take; 2 GiB if None.
         force: replace ``output``, and a work directory of another run.
         progress: called as ``progress(task, done, total)`` in sites; the tasks are ``imputing``
-            and ``writing``, after ``reading`` in records, whose total is unknown.
+            and ``writing``; before them, ``reading`` in records and, for each chromosome,
+            ``searching`` have no known total.
 
     Raises:
         UsageError: wrong output name, output over an input, or too little memory for one window.
@@ -198,6 +199,8 @@ def impute(
                     reused += 1
                 else:
                     if work is None or work.chrom != chunk.chrom:
+                        if progress:
+                            progress("searching", n_observed, 0)
                         work = ChromosomeWork.prepare(
                             opened, haplotypes, cm, chunk, exclude, network.windows, refiner
                         )
