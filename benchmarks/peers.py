@@ -71,7 +71,8 @@ def measure(command: list[str]) -> Cost:
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None  # noqa: S101 - a pipe was asked for
-    said = process.stdout.read()
+    with process.stdout as pipe:
+        said = pipe.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
