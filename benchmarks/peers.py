@@ -1,38 +1,65 @@
 """Beagle, Minimac4 and snvrag side by side on one target: accuracy, CPU and wall seconds, memory.
 
     python benchmarks/peers.py [--data DIR] [--targets array random10 random50] [--plot PNG]
+                               [--model RUN] [--only NAME …] [--json]
 
 Every tool runs on one thread, one after the other; a tool that is not installed is skipped. The
 accuracy is ``snvrag evaluate``'s: aggregate dosage r² of the panel's minor allele. For snvrag the
 second of two runs counts, since numba compiles the kernels once per installation (the first run's
-CPU seconds are shown too); its panel is converted beforehand, as Minimac4's is compressed.
+CPU seconds are shown too); its panel is converted beforehand, as Minimac4's is compressed. With
+``--model`` a row ``snvrag -m`` shows what a trained run makes of it.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from snvrag.evaluation import Evaluation, evaluate
 from snvrag.panel import Panel
 from snvrag.plots import plot_accuracy
 
 DATA = Path(__file__).resolve().parents[2] / "shared/data/chr20/dev"
+TARGETS = ("array", "random10", "random50")
 EFFECTIVE_SIZE = 20_000
+EDGES = ("<=.005", "<=.01", "<=.02", "<=.05", "<=.1", "<=.2", "<=.5", "all")
 
 
 @dataclass(frozen=True)
 class Cost:
     """What one command took."""
 
-    cpu: float
-    wall: float
+    cpu_seconds: float
+    wall_seconds: float
     peak_mb: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """One target, and where to work on it."""
+
+    data: Path
+    target: str
+    folder: Path
+    model: Path | None
+
+    @property
+    def vcf(self) -> Path:
+        """The target's file."""
+        return self.data / f"target.{self.target}.vcf.gz"
+
+    @property
+    def map(self) -> Path:
+        """The genetic map in PLINK form."""
+        return self.data.parent / "map.plink.map"
 
 
 def measure(command: list[str]) -> Cost:
@@ -44,107 +71,164 @@ def measure(command: list[str]) -> Cost:
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None  # noqa: S101 - a pipe was asked for
-    said = process.stdout.read()
+    with process.stdout as pipe:
+        said = pipe.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(f"{command[0]}: {said.decode()[-400:]}")
+        raise RuntimeError(f"{' '.join(command[:4])}: {said.decode()[-400:]}")
     cpu = usage.ru_utime + usage.ru_stime
     return Cost(cpu, time.perf_counter() - began, usage.ru_maxrss / 1024)
 
 
-def run_snvrag(data: Path, target: Path, folder: Path) -> tuple[Path, Cost]:
-    """Impute with the copying model."""
-    out = folder / "snvrag.vcf.gz"
-    command = [sys.executable, "-m", "snvrag", "impute", str(target), "-r"]
-    command += [str(folder / "panel.h5"), "-o", str(out), "--threads", "1", "--force", "-q"]
-    command += ["--map", str(data.parent / "map.plink.map")]
+def run_snvrag(case: Case, *more: str) -> tuple[Path, Cost]:
+    """Impute with the copying model, or with what ``more`` asks for."""
+    out = case.folder / "snvrag.vcf.gz"
+    command = [sys.executable, "-m", "snvrag", "impute", str(case.vcf), "-r"]
+    command += [str(case.folder / "panel.h5"), "-o", str(out), "--threads", "1", "--force", "-q"]
+    command += ["--map", str(case.map), *more]
     first = measure(command)
     cost = measure(command)
-    print(f"    snvrag, first run of the installation: {first.cpu:.1f} CPU s")
+    say(f"    snvrag, first run of the installation: {first.cpu_seconds:.1f} CPU s")
     return out, cost
 
 
-def run_beagle(data: Path, target: Path, folder: Path) -> tuple[Path, Cost]:
-    """Impute with Beagle 5.4 and its map."""
-    prefix = folder / "beagle"
-    command = ["beagle", f"gt={target}", f"ref={data / 'panel.vcf.gz'}", f"out={prefix}"]
-    command += [f"map={data.parent / 'map.plink.map'}", "nthreads=1"]
+def run_refined(case: Case) -> tuple[Path, Cost]:
+    """Impute with a trained run."""
+    return run_snvrag(case, "-m", str(case.model), "--device", "cpu")
+
+
+def run_beagle(case: Case) -> tuple[Path, Cost]:
+    """Impute with Beagle and its map."""
+    prefix = case.folder / "beagle"
+    command = ["beagle", f"gt={case.vcf}", f"ref={case.data / 'panel.vcf.gz'}", f"out={prefix}"]
+    command += [f"map={case.map}", "nthreads=1", "gp=true"]
     return prefix.with_suffix(".vcf.gz"), measure(command)
 
 
-def scaled_map(data: Path, folder: Path) -> Path:
+def scaled_map(case: Case) -> Path:
     """The map times 4 Ne / haplotypes, Ne = 20,000: what gives Minimac4 its best accuracy here."""
-    path = folder / "map.scaled.txt"
-    with Panel.open(folder / "panel.h5") as panel:
+    path = case.folder / "map.scaled.txt"
+    with Panel.open(case.folder / "panel.h5") as panel:
         factor = 4 * EFFECTIVE_SIZE / panel.n_haplotypes
-    lines = (data.parent / "map.minimac4.txt").read_text().splitlines()
+    lines = (case.data.parent / "map.minimac4.txt").read_text().splitlines()
     rows = [line.split() for line in lines[1:]]
     scaled = [f"{chrom}\t{pos}\t{float(cm) * factor:.6f}" for chrom, pos, cm in rows]
     path.write_text("\n".join([lines[0], *scaled]) + "\n")
     return path
 
 
-def run_minimac4(data: Path, target: Path, folder: Path) -> tuple[Path, Cost]:
+def run_minimac4(case: Case) -> tuple[Path, Cost]:
     """Impute with Minimac4; the panel is compressed beforehand, its time not counted."""
-    out, panel = folder / "minimac4.vcf.gz", folder / "panel.msav"
-    command = ["minimac4", "--compress-reference", str(data / "panel.vcf.gz"), "-o", str(panel)]
+    out, panel = case.folder / "minimac4.vcf.gz", case.folder / "panel.msav"
+    source = str(case.data / "panel.vcf.gz")
     if not panel.exists():
-        measure(command)
-    command = ["minimac4", str(panel), str(target), "-o", str(out), "-O", "vcf.gz"]
-    command += ["-f", "GT,HDS,DS,GP", "-t", "1", "-m", str(scaled_map(data, folder))]
+        measure(["minimac4", "--compress-reference", source, "-o", str(panel)])
+    command = ["minimac4", str(panel), str(case.vcf), "-o", str(out), "-O", "vcf.gz"]
+    command += ["-f", "GT,HDS,DS,GP", "-t", "1", "-m", str(scaled_map(case))]
     return out, measure(command)
 
 
-TOOLS = (
-    ("snvrag", None, run_snvrag),
-    ("Beagle 5.4", "beagle", run_beagle),
-    ("Minimac4", "minimac4", run_minimac4),
+Work = Callable[[Case], tuple[Path, Cost]]
+# Name in the table, name for --only, program on PATH.
+TOOLS: tuple[tuple[str, str, str | None, Work], ...] = (
+    ("snvrag", "snvrag", None, run_snvrag),
+    ("snvrag -m", "model", None, run_refined),
+    ("Beagle 5.4", "beagle", "beagle", run_beagle),
+    ("Minimac4", "minimac4", "minimac4", run_minimac4),
 )
 
 
-def compare(data: Path, name: str, folder: Path) -> list[Evaluation]:
-    """Run all tools on one target and print their rows."""
-    target, observed = data / f"target.{name}.vcf.gz", data / f"sites.{name}.txt"
+def say(text: str) -> None:
+    """Progress, beside the table or the JSON."""
+    print(text, file=sys.stderr)
+
+
+def compare(case: Case, only: list[str] | None) -> list[tuple[Evaluation, Cost]]:
+    """Run the tools on one target."""
     found = []
-    print(f"{name}:")
-    for label, program, work in TOOLS:
-        if program is not None and shutil.which(program) is None:
-            print(f"  {label:11} skipped: {program} is not installed")
+    for label, short, program, work in TOOLS:
+        if (only and short not in only) or (short == "model" and case.model is None):
             continue
-        out, cost = work(data, target, folder)
+        if program is not None and shutil.which(program) is None:
+            say(f"    {label} skipped: {program} is not installed")
+            continue
+        out, cost = work(case)
         accuracy = evaluate(
-            out, data / "truth.vcf.gz", folder / "panel.h5", observed=observed, label=label
+            out,
+            case.data / "truth.vcf.gz",
+            case.folder / "panel.h5",
+            observed=case.data / f"sites.{case.target}.txt",
+            label=label,
         )
-        found.append(accuracy)
-        bins = " ".join(f"{b.aggregate_r2:6.3f}" for b in [*accuracy.bins, accuracy.all])
-        print(f"  {label:11} {bins} {cost.cpu:7.1f} {cost.wall:7.1f} {cost.peak_mb:7.0f}")
+        found.append((accuracy, cost))
     return found
+
+
+def header() -> str:
+    """The table's head; every row has the same columns."""
+    edges = " ".join(f"{edge:>6}" for edge in EDGES)
+    return f"{'target':<9} {'tool':<11} {edges} {'CPU s':>7} {'wall s':>7} {'MB':>6} {'DR2 r':>6}"
+
+
+def row(target: str, accuracy: Evaluation, cost: Cost) -> str:
+    """One line of the table."""
+    bins = " ".join(f"{b.aggregate_r2:6.3f}" for b in [*accuracy.bins, accuracy.all])
+    spent = f"{cost.cpu_seconds:7.1f} {cost.wall_seconds:7.1f} {cost.peak_mb:6.0f}"
+    score = f"{accuracy.quality.correlation:6.3f}" if accuracy.quality else f"{'-':>6}"
+    return f"{target:<9} {accuracy.label:<11} {bins} {spent} {score}"
+
+
+def as_json(target: str, accuracy: Evaluation, cost: Cost) -> dict[str, Any]:
+    """One row's figures, without the per-sample ones."""
+    figures = accuracy.as_json()
+    del figures["samples"]
+    return {"target": target, **asdict(cost), **figures}
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS))
+    parser.add_argument("--plot", type=Path, help="PNG of the first target")
+    parser.add_argument("--model", type=Path, help="run folder of a trained network")
+    names = [short for _, short, _, _ in TOOLS]
+    parser.add_argument("--only", nargs="+", choices=names, help="these tools only")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    arguments = parser.parse_args()
+    if arguments.only and "model" in arguments.only and arguments.model is None:
+        parser.error("--only model needs --model RUN")
+    return arguments
 
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--targets", nargs="+", default=["array", "random10", "random50"])
-    parser.add_argument("--plot", type=Path, help="PNG of the first target")
-    arguments = parser.parse_args()
+    arguments = parse()
     if not arguments.data.is_dir():
-        print(f"skipped: {arguments.data} is not there")
+        say(f"skipped: {arguments.data} is not there")
         return
-    edges = "<=.005 <=.01  <=.02  <=.05  <=.1   <=.2   <=.5   all"
-    print(
-        f"aggregate dosage r² by panel MAF; one thread\n  {'':11} {edges}   CPU s  wall s      MB"
-    )
+    rows: list[dict[str, Any]] = []
+    if not arguments.json:
+        print(f"aggregate dosage r² by panel MAF; one thread\n{header()}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = str(arguments.data / "panel.vcf.gz")
         command = [sys.executable, "-m", "snvrag", "convert", source, "-q", "-o"]
         measure([*command, str(folder / "panel.h5")])
         for number, target in enumerate(arguments.targets):
-            found = compare(arguments.data, target, folder)
+            case = Case(arguments.data, target, folder, arguments.model)
+            found = compare(case, arguments.only)
+            for accuracy, cost in found:
+                rows.append(as_json(target, accuracy, cost))
+                if not arguments.json:
+                    print(row(target, accuracy, cost), flush=True)
             if arguments.plot and number == 0:
-                plot_accuracy(found, arguments.plot)
+                plot_accuracy([accuracy for accuracy, _ in found], arguments.plot)
+    if arguments.json:
+        # NaN is not JSON.
+        text = json.dumps({"rows": rows}, default=str)
+        print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1))
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ def _compare(
     if not keys:
         raise InputError(
             f"{reader.source}: no masked site is both in the truth and in the panel (contigs: "
-            f"{', '.join(dict.fromkeys(k[0] for k in true)) or 'none'} in truth and panel, "
+            f"{', '.join(dict.fromkeys(k[0] for k in true))} in truth and panel, "
             f"{', '.join(reader.contigs) or 'none named'} in the imputed file)",
             "check that imputed file, truth and panel are of one build and chromosome",
         )
@@ -286,6 +286,13 @@ def _read_truth(
         if key in frequency and (observed is None or key[:2] not in observed):
             found[key] = record.genotype[columns]
     reader.close()
+    if not found:
+        panel = ", ".join(dict.fromkeys(key[0] for key in frequency))
+        raise InputError(
+            f"{source}: holds no panel site that was imputed (contigs: "
+            f"{', '.join(reader.contigs) or 'none named'} in the truth, {panel} in the panel)",
+            "check that truth and panel are of one build and chromosome, and --observed",
+        )
     return found
 
 

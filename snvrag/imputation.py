@@ -44,7 +44,7 @@ from snvrag.provenance import (
 from snvrag.sites import Region
 from snvrag.target import TargetHaplotypes
 from snvrag.vcf import ImputedBlock, ImputedWriter
-from snvrag.workdir import check_space, part_path, work_directory
+from snvrag.workdir import check_space, part_path, read_part, work_directory
 
 if TYPE_CHECKING:
     from snvrag.refinement import Refiner
@@ -132,7 +132,8 @@ def impute(
         max_memory: bytes that the process may take; 2 GiB if None.
         force: replace ``output``, and a work directory of another run.
         progress: called as ``progress(task, done, total)`` in sites; the tasks are ``imputing``
-            and ``writing``, after ``reading`` in records, whose total is unknown.
+            and ``writing``; before them, ``reading`` in records and, for each chromosome,
+            ``searching`` have no known total.
 
     Raises:
         UsageError: wrong output name, output over an input, or too little memory for one window.
@@ -195,6 +196,8 @@ def impute(
                     reused += 1
                 else:
                     if work is None or work.chrom != chunk.chrom:
+                        if progress:
+                            progress("searching", n_observed, 0)
                         work = ChromosomeWork.prepare(
                             opened, haplotypes, chunk.chrom, exclude, network.windows, refiner
                         )
@@ -429,12 +432,14 @@ def _blocks(
     panel: Panel, target: TargetHaplotypes, wanted: NDArray[np.bool_], chunk: Chunk, folder: Path
 ) -> Iterator[tuple[float, ImputedBlock]]:
     """The records of one chunk, measured calls in place of imputed ones, and the share done."""
-    stored = np.load(part_path(folder, chunk), mmap_mode="r", allow_pickle=False)
+    n_sites, n_haplotypes = chunk.end - chunk.start, target.n_haplotypes
+    stored = read_part(part_path(folder, chunk), n_sites, n_haplotypes)
     sites = panel.sites
-    step = max(1, min(_BLOCK_SITES, _BLOCK_CALLS // target.n_haplotypes))
+    step = max(1, min(_BLOCK_SITES, _BLOCK_CALLS // n_haplotypes))
     for start in range(chunk.start, chunk.end, step):
         end = min(start + step, chunk.end)
-        hds = stored[start - chunk.start : end - chunk.start].astype(np.float32) / _SCALE
+        hds = stored[start - chunk.start : end - chunk.start].astype(np.float32)
+        hds /= np.float32(_SCALE)
         observed, calls = target.observed(start, end)
         measured = calls.T >= 0
         typed = np.zeros(end - start, dtype=bool)
@@ -456,4 +461,4 @@ def _blocks(
             af=estimated_frequency(hds[rows]),
             dr2=estimated_r2(hds[rows]),
         )
-        yield (end - chunk.start) / (chunk.end - chunk.start), block
+        yield (end - chunk.start) / n_sites, block

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from snvrag.chunks import Chunk
 from snvrag.errors import MismatchError, OutputError
 from snvrag.provenance import prepare_output_folder, read_json, write_json
@@ -78,6 +81,24 @@ def work_directory(folder: Path, identity: dict[str, Any], *, force: bool) -> It
 
 def _parts_of(folder: Path) -> list[Path]:
     return list(folder.glob("part-*.npy"))
+
+
+def read_part(path: Path, n_sites: int, n_haplotypes: int) -> NDArray[np.uint16]:
+    """The result of one chunk, mapped from its file: uint16 [n_sites, n_haplotypes].
+
+    Raises:
+        MismatchError: the file was damaged since it was written.
+    """
+    try:
+        stored: NDArray[np.uint16] = np.load(path, mmap_mode="r", allow_pickle=False)
+        sound = stored.dtype == np.uint16 and stored.shape == (n_sites, n_haplotypes)
+    except (ValueError, OSError, EOFError):
+        sound = False
+    if not sound:
+        raise MismatchError(
+            f"{path}: is damaged", f"remove it and run the same command again: rm {path}"
+        )
+    return stored
 
 
 def part_path(folder: Path, chunk: Chunk) -> Path:

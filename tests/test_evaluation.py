@@ -220,6 +220,8 @@ def test_dosages_that_are_none_and_files_without_samples_are_errors(small):
     other = write_vcf_rows(small / "c21.vcf", ["21 100 A C 0|1 0|0 0|0 0|0"], PEOPLE, ("21",))
     with pytest.raises(InputError, match=r"contigs: 20 in truth and panel, 21 in the imputed"):
         evaluate(other, truth, panel, observed=small / "observed.txt")
+    with pytest.raises(InputError, match=r"c21\.vcf: holds no panel site .* 21 in the truth"):
+        evaluate(truth, other, panel, observed=small / "observed.txt")
 
 
 def test_bad_words_end_before_the_work_with_one_sentence_and_a_hint(small, capsys):

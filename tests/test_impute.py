@@ -297,7 +297,7 @@ def test_progress_goes_forward_within_chunks_and_through_both_phases(
         max_memory=memory,
         progress=lambda task, done, total: seen.setdefault(task, []).append((done, total)),
     )
-    assert list(seen) == ["reading", "imputing", "writing"]
+    assert list(seen) == ["reading", "searching", "imputing", "writing"]
     for task, steps in (("imputing", 4), ("writing", 3)):
         amounts = [done for done, _ in seen[task]]
         assert {total for _, total in seen[task]} == {N_SITES}

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from snvrag.cli.options import Common
 from snvrag.errors import OutputError
 
 if TYPE_CHECKING:
     from snvrag.observer import TrainReport
-    from snvrag.provenance import Progress
+    from snvrag.provenance import Progress as Report
 
 _STATUS_SECONDS = 10.0
 _LOG_SECONDS = 30.0
@@ -67,7 +69,6 @@ class Terminal:
         """A table on stdout; numbers are right-aligned."""
         from rich import box
         from rich.table import Table
-        from rich.text import Text
 
         table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
         for i, name in enumerate(columns):
@@ -96,7 +97,7 @@ class Terminal:
     @contextlib.contextmanager
     def progress(
         self, shares: Mapping[str, float] | None = None, unit: str = "", delay: float = 0.0
-    ) -> "Iterator[Progress | None]":
+    ) -> "Iterator[Report | None]":
         """A ``progress(task, done, total)`` function that draws one bar, or None.
 
         Without a terminal it logs a line every half minute instead.
@@ -116,6 +117,16 @@ class Terminal:
             yield LoggedProgress().update
 
 
+class _TimeLeft(TimeRemainingColumn):
+    """Time left, with the word, or nothing where it is unknown."""
+
+    def render(self, task: Task) -> Text:
+        """The column's text for a task."""
+        if task.total is None or task.time_remaining is None:
+            return Text("")
+        return Text.assemble(super().render(task), " left")
+
+
 class Bar:
     """One progress bar over all tasks of a command, with rate and time left."""
 
@@ -126,15 +137,12 @@ class Bar:
         unit: str = "",
         delay: float = 0.0,
     ) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(24),
             TextColumn("{task.fields[amount]}"),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
+            _TimeLeft(),
             console=console,
             transient=True,
         )
@@ -170,10 +178,13 @@ class Bar:
             whole = 1.0
             completed = (before + self._shares[name] * done / total) / sum(self._shares.values())
             amount = f"{completed:>4.0%}"
+        if not total and self._bar.tasks[0].total is not None:
+            # Between phases that are counted, the bar stays where it is.
+            whole, completed, rate = self._bar.tasks[0].total, self._bar.tasks[0].completed, ""
         self._bar.update(
             self._task,
             description=name,
-            completed=completed if total else 0,
+            completed=completed if whole else 0,
             total=whole or None,
             amount=amount,
             rate=rate,
@@ -185,20 +196,20 @@ class LoggedProgress:
 
     def __init__(self, every: float = _LOG_SECONDS) -> None:
         self._every = every
-        self._name = ""
+        self._name, self._first = "", 0
         self._said = self._since = time.monotonic()
 
     def update(self, name: str, done: int, total: int) -> None:
         """Log how far a task is, if the last line is long enough ago."""
         now = time.monotonic()
         if name != self._name:
-            self._name, self._since = name, now
+            self._name, self._since, self._first = name, now, done
         if now - self._said < self._every:
             return
         self._said = now
         text = f"{name}: {done:,}"
         if total:
-            left = (now - self._since) * (total - done) / max(done, 1)
+            left = (now - self._since) * (total - done) / max(done - self._first, 1)
             text = f"{name}: {done / total:.0%}, about {_duration(left)} left"
         logging.getLogger("snvrag.cli").info(text)
 
@@ -240,7 +251,6 @@ class TrainingView:
 
     def _start_live(self) -> None:
         from rich.live import Live
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -264,7 +274,6 @@ class TrainingView:
         )
         if self._live is not None:
             from rich.console import Group
-            from rich.text import Text
 
             self._bar.update(
                 self._task,

@@ -1,0 +1,82 @@
+"""The benchmark beside other tools, with stand-ins for the tools."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from helpers_vcf import write_vcf_rows
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "peers.py"
+PEOPLE = ["A", "B", "C", "D"]
+ROWS = [
+    "20 100 A C 0|1 1|1 0|0 0|1",
+    "20 200 A C 0|0 0|1 0|0 0|0",
+    "20 300 A C 1|1 1|1 0|1 1|1",
+]
+
+
+@pytest.fixture
+def peers(tmp_path, monkeypatch):
+    """The script, with two tools: one that knows the truth and one that is not installed."""
+    spec = importlib.util.spec_from_file_location("peers", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "peers", module)
+    spec.loader.exec_module(module)
+    data = tmp_path / "dev"
+    data.mkdir()
+    for name in ("panel", "truth", "target.array", "target.random50"):
+        write_vcf_rows(data / f"{name}.vcf.gz", ROWS, PEOPLE)
+    for name in ("array", "random50"):
+        (data / f"sites.{name}.txt").write_text("20 100\n")
+    seen = []
+
+    def oracle(case):
+        seen.append((case.target, case.model))
+        return case.data / "truth.vcf.gz", module.measure([sys.executable, "-c", "pass"])
+
+    tools = (
+        ("snvrag", "snvrag", None, oracle),
+        ("snvrag -m", "model", None, oracle),
+        ("Minimac4", "minimac4", "no-such-program", oracle),
+    )
+    monkeypatch.setattr(module, "TOOLS", tools)
+
+    def run(*words):
+        monkeypatch.setattr(
+            sys, "argv", ["peers.py", "--data", str(data), "--targets", "array", "random50", *words]
+        )
+        module.main()
+
+    return run, seen
+
+
+def test_every_row_has_the_tables_columns(peers, capsys):
+    run, seen = peers
+    run()
+    out, err = capsys.readouterr()
+    _, header, *rows = out.splitlines()
+    assert [row.split()[:2] for row in rows] == [["array", "snvrag"], ["random50", "snvrag"]]
+    assert {len(row) for row in rows} == {len(header)}
+    # Of seven bins, that of MAF .1 to .2 and the last hold sites; then all, and the costs.
+    figures = rows[0].split()[2:]
+    assert len(figures) == 12
+    assert figures[7] == "1.000"
+    assert float(figures[10]) > 1
+    assert "Minimac4 skipped: no-such-program is not installed" in err
+    assert seen == [("array", None), ("random50", None)]
+
+
+def test_model_only_and_json(peers, capsys, tmp_path):
+    run, seen = peers
+    run("--model", str(tmp_path / "run"), "--only", "model", "--json")
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["label"] for row in rows] == ["snvrag -m", "snvrag -m"]
+    assert rows[0]["all"]["aggregate_r2"] == pytest.approx(1.0)
+    assert rows[0]["bins"][0]["aggregate_r2"] is None
+    assert rows[0]["peak_mb"] > 1
+    assert seen == [("array", tmp_path / "run"), ("random50", tmp_path / "run")]
+    with pytest.raises(SystemExit) as caught:
+        run("--only", "model")
+    assert caught.value.code == 2
