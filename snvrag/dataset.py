@@ -27,7 +27,7 @@ from snvrag.dosage import leave_one_out_counts
 from snvrag.errors import InputError
 from snvrag.evidence import prior_logit
 from snvrag.index_store import IndexStore
-from snvrag.masking import training_mask, validation_mask
+from snvrag.masking import MaskMaker
 from snvrag.model import allele_tokens, to_sequence
 from snvrag.panel import Panel
 from snvrag.retrieval import Neighbours
@@ -277,6 +277,7 @@ class WindowBatches:
         split: samples to train on and to validate on.
         cm: genetic position of every panel site, float64 [sites].
         device: where the tensors go.
+        listed: bool [sites], the sites of mask pattern ``sites``; None if there are none.
     """
 
     def __init__(
@@ -288,6 +289,7 @@ class WindowBatches:
         split: Split,
         cm: NDArray[np.float64],
         device: torch.device,
+        listed: NDArray[np.bool_] | None = None,
     ) -> None:
         self.panel = panel
         self.store = store
@@ -295,6 +297,14 @@ class WindowBatches:
         self.config = config
         self.device = device
         self.cm = cm
+        self.masks = MaskMaker(
+            panel.chromosomes(),
+            panel.positions,
+            panel.af,
+            config.mask,
+            seed=config.train.seed,
+            listed=listed,
+        )
         held_out = np.isin(panel.haplotype_sample, split.validation)
         self._keep = ~held_out
         self._kept = np.flatnonzero(self._keep)
@@ -306,18 +316,9 @@ class WindowBatches:
 
     def mask(self, item: BatchPlan, epoch: int | None, start: int, end: int) -> NDArray[np.bool_]:
         """Mask of panel rows ``[start, end)`` for a batch; ``epoch`` None is validation."""
-        af = self.panel.af[start:end]
         if epoch is None:
-            return validation_mask(af, start, self.config.mask)
-        return training_mask(
-            af,
-            start,
-            seed=self.config.train.seed,
-            epoch=epoch,
-            window=item.window,
-            batch=item.number,
-            config=self.config.mask,
-        )
+            return self.masks.validation(start, end, window=item.window)
+        return self.masks.training(start, end, epoch=epoch, window=item.window, batch=item.number)
 
     def batch(self, item: BatchPlan, epoch: int | None) -> Batch:
         """Retrieve for one batch and lay it out as tensors; ``epoch`` None is validation."""

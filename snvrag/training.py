@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from snvrag import copying, retrieval
+from snvrag.array_sites import ArraySites, with_array_sites
 from snvrag.checkpoint import (
     WEIGHTS,
     checkpoints,
@@ -81,6 +82,7 @@ def train(
     config: RunConfig | None = None,
     index_dir: Path | None = None,
     genetic_map: Path | None = None,
+    array_sites: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
     max_memory: int | None = None,
@@ -97,6 +99,8 @@ def train(
         config: settings; those of preset ``light`` if None.
         index_dir: folder of haplotype indexes; by default ``<panel>.index/``.
         genetic_map: map file; 1 cM per Mb if None.
+        array_sites: VCF/BCF, or text of CHROM POS, of the sites that mask pattern ``sites`` leaves
+            observed.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         threads: CPU threads of torch.
         max_memory: bytes for activations; by default half of what is free.
@@ -118,11 +122,22 @@ def train(
         output = next_run_folder(Path.cwd())
     with Panel.open(panel) as opened:
         plan = WindowPlan.from_chromosomes(opened.chromosomes(), config.windows)
+        sites = None if array_sites is None else ArraySites.read(array_sites, opened)
+        config = with_array_sites(config, sites)
         check_run_folder(output, resume=resume, force=force)
         with IndexStore.open(index_dir or default_index_dir(panel), opened, plan) as store:
             prepare_run_folder(output, resume=resume, force=force)
             trainer = Trainer(
-                opened, store, plan, config, output, resolve_device(device), started, observer, maps
+                opened,
+                store,
+                plan,
+                config,
+                output,
+                resolve_device(device),
+                started,
+                observer,
+                maps,
+                sites,
             )
             retrieval.set_threads(threads)
             copying.set_threads(threads)
@@ -159,8 +174,10 @@ class Trainer:
         started: float,
         observer: TrainingObserver | None,
         maps: GeneticMap,
+        sites: ArraySites | None = None,
     ) -> None:
         self.panel, self.store, self.plan, self.config = panel, store, plan, config
+        self.sites = sites
         self.output, self.device, self.started = output, device, started
         self.observer: TrainingObserver = observer or SilentObserver()
         self.split = split_samples(
@@ -175,6 +192,7 @@ class Trainer:
             self.split,
             cm,
             device,
+            None if sites is None else sites.rows,
         )
         torch.manual_seed(config.train.seed)
         self.model = build_network(config.model, config.windows.max_seq_len).to(device)
@@ -210,6 +228,8 @@ class Trainer:
             self._restore(found[-1])
         else:
             origin = {str(self.panel.path): self.panel.digest}
+            if self.sites is not None:
+                origin[str(self.sites.source)] = self.sites.digest
             write_identity(self.output, self.identity, seed=self.config.train.seed, inputs=origin)
         train = self.config.train
         if train.warmup_steps >= self.total_steps:
@@ -238,6 +258,8 @@ class Trainer:
             "num_windows": self.plan.num_windows,
             "max_seq_len": self.config.windows.max_seq_len,
             "sampler": "window-grouped",
+            "array_sites": "none given" if self.sites is None else str(self.sites),
+            **self.batches.masks.describe([(w.start, w.end) for w in self.plan.windows]),
             "parameters": self.model.parameter_count(),
             "device": str(self.device),
             "threads": threads,

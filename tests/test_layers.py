@@ -13,6 +13,7 @@ ORDER = (
         "tokens",
         "vcf",
         "panel",
+        "array_sites",
         "conversion",
         "retrieval",
         "index_kinds",
