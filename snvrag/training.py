@@ -18,13 +18,13 @@ from snvrag.checkpoint import (
     save_checkpoint,
     save_weights,
 )
+from snvrag.cohorts import Cohorts, opened
 from snvrag.config import ModelConfig, RunConfig, TrainConfig, run_config
 from snvrag.dataset import (
     Batch,
     WindowBatches,
     plan_epoch,
     plan_validation,
-    split_samples,
 )
 from snvrag.distributed import available_memory, resident_memory, resolve_device, set_threads
 from snvrag.errors import InputError, UsageError, WorkError
@@ -83,6 +83,8 @@ def train(
     index_dir: Path | None = None,
     genetic_map: Path | None = None,
     array_sites: Path | None = None,
+    targets: Path | None = None,
+    validation: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
     max_memory: int | None = None,
@@ -101,6 +103,8 @@ def train(
         genetic_map: map file; 1 cM per Mb if None.
         array_sites: VCF/BCF, or text of CHROM POS, of the sites that mask pattern ``sites`` leaves
             observed.
+        targets: panel file of the people to train on; the panel's own samples if None.
+        validation: panel file of the people to validate on; a part of the panel's samples if None.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         threads: CPU threads of torch.
         max_memory: bytes for activations; by default half of what is free.
@@ -120,15 +124,16 @@ def train(
         if resume:
             raise UsageError("--resume needs the run's folder", "add -o RUN")
         output = next_run_folder(Path.cwd())
-    with Panel.open(panel) as opened:
-        plan = WindowPlan.from_chromosomes(opened.chromosomes(), config.windows)
-        sites = None if array_sites is None else ArraySites.read(array_sites, opened)
+    with Panel.open(panel) as reference, opened(targets) as learners, opened(validation) as judges:
+        plan = WindowPlan.from_chromosomes(reference.chromosomes(), config.windows)
+        sites = None if array_sites is None else ArraySites.read(array_sites, reference)
         config = with_array_sites(config, sites)
         check_run_folder(output, resume=resume, force=force)
-        with IndexStore.open(index_dir or default_index_dir(panel), opened, plan) as store:
+        with IndexStore.open(index_dir or default_index_dir(panel), reference, plan) as store:
+            cohorts = Cohorts.choose(reference, store, config.train, learners, judges)
             prepare_run_folder(output, resume=resume, force=force)
             trainer = Trainer(
-                opened,
+                reference,
                 store,
                 plan,
                 config,
@@ -137,6 +142,7 @@ def train(
                 started,
                 observer,
                 maps,
+                cohorts,
                 sites,
             )
             retrieval.set_threads(threads)
@@ -174,22 +180,21 @@ class Trainer:
         started: float,
         observer: TrainingObserver | None,
         maps: GeneticMap,
+        cohorts: Cohorts,
         sites: ArraySites | None = None,
     ) -> None:
         self.panel, self.store, self.plan, self.config = panel, store, plan, config
         self.sites = sites
         self.output, self.device, self.started = output, device, started
         self.observer: TrainingObserver = observer or SilentObserver()
-        self.split = split_samples(
-            panel.n_samples, config.train.validation_fraction, config.train.seed
-        )
+        self.cohorts = cohorts
         cm = maps.along(panel.chromosomes(), panel.positions)
         self.batches = WindowBatches(
             panel,
             store,
             plan,
             config,
-            self.split,
+            cohorts,
             cm,
             device,
             None if sites is None else sites.rows,
@@ -199,14 +204,15 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
         )
-        per_window = math.ceil(len(self.split.train) / config.train.batch_size)
-        self.batches_per_epoch = per_window * plan.num_windows
+        learners = cohorts.training
+        per_window = math.ceil(len(learners.samples) / config.train.batch_size)
+        self.batches_per_epoch = per_window * len(learners.windows)
         if config.train.epoch_batches:
             self.batches_per_epoch = min(self.batches_per_epoch, config.train.epoch_batches)
         steps = math.ceil(self.batches_per_epoch / config.train.accumulate)
         self.total_steps = steps * config.train.epochs
         self.progress = Progress()
-        self.identity = run_identity(panel, plan, config, maps.digest)
+        self.identity = run_identity(panel, plan, config, maps.digest) | cohorts.identity(panel)
         self.score = Score()
         self.rows: list[dict[str, float | int]] = []
         self.first_step_seconds = math.nan
@@ -227,7 +233,7 @@ class Trainer:
         if found:
             self._restore(found[-1])
         else:
-            origin = {str(self.panel.path): self.panel.digest}
+            origin = {str(self.panel.path): self.panel.digest} | self.cohorts.inputs()
             if self.sites is not None:
                 origin[str(self.sites.source)] = self.sites.digest
             write_identity(self.output, self.identity, seed=self.config.train.seed, inputs=origin)
@@ -250,9 +256,10 @@ class Trainer:
             "panel_samples": self.panel.n_samples,
             "panel_sites": self.panel.n_sites,
             "load_seconds": round(time.perf_counter() - self.started, 2),
-            "training_samples": len(self.split.train),
-            "validation_samples": len(self.split.validation),
-            "samples": len(self.split.train) * self.plan.num_windows,
+            "training_samples": len(self.cohorts.training.samples),
+            "validation_samples": len(self.cohorts.validation.samples),
+            **self.cohorts.describe(self.panel),
+            "samples": len(self.cohorts.training.samples) * len(self.cohorts.training.windows),
             "batches": self.batches_per_epoch,
             "window_size": self.config.windows.window_size,
             "num_windows": self.plan.num_windows,
@@ -306,8 +313,8 @@ class Trainer:
     def _train_epoch(self) -> None:
         progress, train = self.progress, self.config.train
         plans = plan_epoch(
-            self.split.train,
-            self.plan.num_windows,
+            self.cohorts.training.samples,
+            self.cohorts.training.windows,
             train.batch_size,
             train.seed,
             progress.epoch,
@@ -404,9 +411,8 @@ class Trainer:
         """Score model, copying model, nearest haplotype and frequency on the held-out samples."""
         scores = {method: Score() for method in METHODS}
         self.model.eval()
-        plans = plan_validation(
-            self.split.validation, self.plan.num_windows, self.config.train.validation_batch
-        )
+        judges = self.cohorts.validation
+        plans = plan_validation(judges.samples, judges.windows, self.config.train.validation_batch)
         for item in plans:
             for part in self.batches.batch(item, None).parts(4 * self.max_rows):
                 with self._autocast():

@@ -6,15 +6,14 @@ import pytest
 import torch
 from conftest import mosaic
 
+from snvrag.cohorts import Cohorts, Split, split_samples
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
 from snvrag.dataset import (
     BatchPlan,
-    Split,
     WindowBatches,
     plan_epoch,
     plan_validation,
     ranking_sites,
-    split_samples,
 )
 from snvrag.errors import InputError
 from snvrag.genetic_map import GeneticMap
@@ -44,9 +43,10 @@ def batches_of(tmp_path):
         opened.append(store)
         train = np.setdiff1d(np.arange(panel.n_samples), validation)
         split = Split(train, np.array(validation, dtype=np.int64))
+        cohorts = Cohorts.of_split(panel, store, split)
         cm = GeneticMap.uniform().along(panel.chromosomes(), panel.positions)
         device = torch.device("cpu")
-        return panel, WindowBatches(panel, store, plan, config, split, cm, device, listed)
+        return panel, WindowBatches(panel, store, plan, config, cohorts, cm, device, listed)
 
     yield make
     for thing in reversed(opened):
@@ -59,7 +59,7 @@ def item(window, samples, number=0):
 
 def test_every_sample_meets_every_window_once_and_windows_stay_together():
     samples = np.array([1, 2, 4, 5, 9])
-    plans = plan_epoch(samples, 7, 2, seed=3, epoch=0)
+    plans = plan_epoch(samples, np.arange(7), 2, seed=3, epoch=0)
     seen = sorted((p.window, int(s)) for p in plans for s in p.samples)
     assert seen == [(w, s) for w in range(7) for s in samples]
     order = [p.window for p in plans]
@@ -70,7 +70,7 @@ def test_every_sample_meets_every_window_once_and_windows_stay_together():
 
 def test_the_order_follows_seed_and_epoch_alone():
     def order(seed, epoch):
-        plans = plan_epoch(np.arange(9), 5, 4, seed, epoch)
+        plans = plan_epoch(np.arange(9), np.arange(5), 4, seed, epoch)
         return [(p.window, p.number, *p.samples.tolist()) for p in plans]
 
     assert order(1, 4) == order(1, 4)
@@ -88,7 +88,7 @@ def test_split_is_by_sample_disjoint_and_complete():
 
 
 def test_validation_plan_covers_all():
-    plans = plan_validation(np.arange(5), 2, 3)
+    plans = plan_validation(np.arange(5), np.arange(2), 3)
     assert [(p.window, p.number, len(p.samples)) for p in plans] == [
         (0, 0, 3),
         (0, 1, 2),

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from snvrag.observer import TrainReport
 
 _EXAMPLE_SETTINGS: Mapping[str, Any] = {"preset": "tiny", "epochs": 2}
-_PATHS_IN_TOML = ("panel", "output", "index_dir", "genetic_map", "array_sites")
+_PATHS_IN_TOML = (
+    *("panel", "output", "index_dir", "genetic_map", "array_sites", "targets", "validation"),
+)
 
 
 @with_common
@@ -56,6 +58,19 @@ def train(
         Path | None,
         typer.Option(
             "--map", help="Genetic map: PLINK, SHAPEIT, Eagle or Minimac4 form; without, 1 cM/Mb."
+        ),
+    ] = None,
+    targets: Annotated[
+        Path | None,
+        typer.Option(
+            "--targets", help="Panel file of the people to train on; default the panel's own."
+        ),
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            "--validation",
+            help="Panel file of the people to validate on; default a tenth of the panel.",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in -o.")] = False,
