@@ -50,23 +50,75 @@ class WindowConfig:
         )
 
 
+GUIDED, ARRAY, RANDOM, SITES = MASK_PATTERNS = ("guided", "array", "random", "sites")
+
+
 @dataclass(frozen=True, slots=True)
 class MaskConfig:
-    """AF-guided masks: rare sites at ``rare_rate``, common ones at the curriculum's rate."""
+    """Which sites are masked; see :mod:`snvrag.masking` for the patterns."""
 
     levels: tuple[float, ...] = (0.30, 0.40, 0.50, 0.60, 0.70, 0.80)
+    """Curriculum of pattern ``guided``: mask rates of common sites."""
     raise_every: int = 2
+    """Epochs per level."""
     rare_threshold: float = 0.05
+    """Minor-allele frequency below which a site is rare."""
     rare_rate: float = 0.70
+    """Mask rate of rare sites in pattern ``guided``, until the curriculum's is higher."""
+    array_share: float = 0.35
+    """Share of the training batches masked by pattern ``array``."""
+    random_share: float = 0.25
+    """Share of the training batches masked by pattern ``random``; the rest is ``guided``."""
+    sites_share: float = 0.5
+    """Share masked by pattern ``sites`` where sites are listed; the others share the rest."""
+    array_spacing: tuple[float, ...] = (2000.0, 3000.0, 4500.0)
+    """Base pairs per observed site of pattern ``array``; a batch draws one of them."""
+    array_min_maf: float = 0.05
+    """Least minor-allele frequency of an observed site in pattern ``array``."""
+    random_observed: tuple[float, ...] = (0.05, 0.10, 0.20, 0.50)
+    """Observed shares of pattern ``random``; a batch draws one of them."""
+    array_sites_digest: str = ""
+    """Of the panel rows of pattern ``sites``; set by the run, empty where none are listed."""
+    validation_patterns: tuple[str, ...] = (GUIDED, ARRAY, RANDOM)
+    """Patterns that validation windows take in turn; ``sites`` comes first where sites are
+    listed."""
     validation_rate: float = 0.50
+    """Mask rate of common sites where validation is ``guided``."""
+    validation_spacing: float = 3000.0
+    """Base pairs per observed site where validation is ``array``."""
+    validation_observed: float = 0.10
+    """Observed share where validation is ``random``."""
     validation_seed: int = 2024
 
     def __post_init__(self) -> None:
         _require(len(self.levels) > 0, "--mask-levels: at least one mask rate is needed")
-        for rate in (*self.levels, self.rare_rate, self.validation_rate):
+        rates = (*self.levels, self.rare_rate, self.validation_rate, self.validation_observed)
+        for rate in (*rates, *self.random_observed):
             _require(0.0 <= rate <= 1.0, f"mask rate {rate}: a rate lies between 0 and 1")
         _require(self.raise_every >= 1, "--mask-raise-every: must be at least one epoch")
         _require(0.0 <= self.rare_threshold <= 0.5, "--rare-threshold: lies between 0 and 0.5")
+        _require(0.0 <= self.array_min_maf <= 0.5, "array_min_maf: lies between 0 and 0.5")
+        for name in ("array_share", "random_share", "sites_share"):
+            share = getattr(self, name)
+            flag = f"--{name.replace('_', '-')}"
+            _require(0.0 <= share <= 1.0, f"{flag} {share}: a share lies between 0 and 1")
+        _require(
+            self.array_share + self.random_share <= 1.0 + 1e-9,
+            f"--array-share {self.array_share} and --random-share {self.random_share}: are more "
+            "than all batches",
+            "what they leave is masked by allele frequency",
+        )
+        _require(len(self.array_spacing) > 0, "--array-spacing: at least one spacing is needed")
+        for spacing in (*self.array_spacing, self.validation_spacing):
+            _require(spacing >= 1.0, f"--array-spacing {spacing:g}: must be at least 1 base pair")
+        _require(len(self.random_observed) > 0, "random_observed: at least one share is needed")
+        _require(len(self.validation_patterns) > 0, "--validation-patterns: at least one is needed")
+        for pattern in self.validation_patterns:
+            _require(
+                pattern in MASK_PATTERNS,
+                f"--validation-patterns {pattern}: unknown pattern",
+                f"some of {', '.join(MASK_PATTERNS)}",
+            )
 
 
 NETWORKS = ("bert", "light")
@@ -234,6 +286,8 @@ def from_mapping(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:
             value = float(value)  # noqa: PLW2901
         if kind == tuple[float, ...] and isinstance(value, list):
             value = tuple(float(item) for item in value)  # noqa: PLW2901
+        if kind == tuple[str, ...] and isinstance(value, list):
+            value = tuple(str(item) for item in value)  # noqa: PLW2901
         if isinstance(kind, type) and kind in (int, float, str) and type(value) is not kind:
             raise InputError(
                 f"{where}: {key} is {value!r}, where {kind.__name__} is needed", "correct the value"

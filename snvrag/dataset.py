@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snvrag.cohorts import Cohort, Cohorts
 from snvrag.config import RunConfig, TrainConfig
 from snvrag.copying import (
     REACH_CM,
@@ -21,26 +22,16 @@ from snvrag.copying import (
     select_states,
 )
 from snvrag.dosage import leave_one_out_counts
-from snvrag.errors import InputError
 from snvrag.evidence import prior_logit
 from snvrag.index_store import IndexStore
-from snvrag.masking import training_mask, validation_mask
+from snvrag.masking import MaskMaker
 from snvrag.model import allele_tokens, to_sequence
 from snvrag.panel import Panel
 from snvrag.retrieval import Neighbours
 from snvrag.tokens import ALT
 from snvrag.windows import Window, WindowPlan
 
-MIN_SAMPLES = 3
 _INPUTS = (*("tokens", "af", "row_sample", "retrieved", "distances", "valid", "features", "sign"),)
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Sample numbers for training and, disjoint from them, for validation; both sorted."""
-
-    train: NDArray[np.int64]
-    validation: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +43,9 @@ class BatchPlan:
     samples: NDArray[np.int64]
 
 
-def split_samples(n_samples: int, fraction: float, seed: int) -> Split:
-    """Hold out a seeded random ``fraction`` of the samples, at least one, leaving at least two.
-
-    Raises:
-        InputError: there are fewer than three samples.
-    """
-    if n_samples < MIN_SAMPLES:
-        raise InputError(
-            f"the panel has {n_samples} samples; training needs at least {MIN_SAMPLES} (one to "
-            "validate on, one to predict, one to copy from)",
-            "give a larger reference panel",
-        )
-    held_out = min(max(1, round(n_samples * fraction)), n_samples - 2)
-    order = np.random.default_rng([seed, 0]).permutation(n_samples)
-    return Split(np.sort(order[held_out:]), np.sort(order[:held_out]))
-
-
 def plan_epoch(
     samples: NDArray[np.int64],
-    num_windows: int,
+    windows: NDArray[np.int64],
     batch_size: int,
     seed: int,
     epoch: int,
@@ -84,7 +58,7 @@ def plan_epoch(
     """
     generator = np.random.default_rng([seed, 1, epoch])
     plans = []
-    for window in generator.permutation(num_windows):
+    for window in generator.permutation(windows):
         order = generator.permutation(samples)
         plans += [
             BatchPlan(int(window), number, order[first : first + batch_size])
@@ -97,12 +71,12 @@ def plan_epoch(
 
 
 def plan_validation(
-    samples: NDArray[np.int64], num_windows: int, batch_size: int
+    samples: NDArray[np.int64], windows: NDArray[np.int64], batch_size: int
 ) -> list[BatchPlan]:
     """All validation batches, in panel order."""
     return [
         BatchPlan(window, number, samples[first : first + batch_size])
-        for window in range(num_windows)
+        for window in windows.tolist()
         for number, first in enumerate(range(0, len(samples), batch_size))
     ]
 
@@ -262,18 +236,20 @@ def network_inputs(
 
 
 class WindowBatches:
-    """Builds batches of panel samples, each predicted from the haplotypes of other samples.
+    """Builds batches of samples, each predicted from the panel haplotypes of other samples.
 
     Haplotypes of validation samples are never retrieved or copied from, and count in no frequency.
+    Samples are numbered as in their cohort's file.
 
     Args:
         panel: the reference panel.
         store: its haplotype indexes.
         plan: its windows.
         config: settings of the run.
-        split: samples to train on and to validate on.
+        cohorts: people to train on and to validate on.
         cm: genetic position of every panel site, float64 [sites].
         device: where the tensors go.
+        listed: bool [sites], the sites of mask pattern ``sites``; None if there are none.
     """
 
     def __init__(
@@ -282,9 +258,10 @@ class WindowBatches:
         store: IndexStore,
         plan: WindowPlan,
         config: RunConfig,
-        split: Split,
+        cohorts: Cohorts,
         cm: NDArray[np.float64],
         device: torch.device,
+        listed: NDArray[np.bool_] | None = None,
     ) -> None:
         self.panel = panel
         self.store = store
@@ -292,43 +269,53 @@ class WindowBatches:
         self.config = config
         self.device = device
         self.cm = cm
-        held_out = np.isin(panel.haplotype_sample, split.validation)
+        self.masks = MaskMaker(
+            panel.chromosomes(),
+            panel.positions,
+            panel.af,
+            config.mask,
+            seed=config.train.seed,
+            listed=listed,
+        )
+        self.cohorts = cohorts
+        held_out = np.isin(panel.haplotype_sample, cohorts.held_out)
         self._keep = ~held_out
         self._kept = np.flatnonzero(self._keep)
         # The last entry answers for -1, "none".
         self._place = np.full(panel.n_haplotypes + 1, -1, dtype=np.int64)
         self._place[self._kept] = np.arange(len(self._kept))
         self._held_out_rows = np.flatnonzero(held_out)
-        self._held_out_samples = set(split.validation.tolist())
+
+    def cohort(self, epoch: int | None) -> Cohort:
+        """Who is predicted in an epoch; None is validation."""
+        return self.cohorts.validation if epoch is None else self.cohorts.training
 
     def mask(self, item: BatchPlan, epoch: int | None, start: int, end: int) -> NDArray[np.bool_]:
         """Mask of panel rows ``[start, end)`` for a batch; ``epoch`` None is validation."""
-        af = self.panel.af[start:end]
         if epoch is None:
-            return validation_mask(af, start, self.config.mask)
-        return training_mask(
-            af,
-            start,
-            seed=self.config.train.seed,
-            epoch=epoch,
-            window=item.window,
-            batch=item.number,
-            config=self.config.mask,
-        )
+            return self.masks.validation(start, end, window=item.window)
+        return self.masks.training(start, end, epoch=epoch, window=item.window, batch=item.number)
+
+    def observed(
+        self, item: BatchPlan, epoch: int | None, start: int, end: int
+    ) -> NDArray[np.bool_]:
+        """Which of panel rows ``[start, end)`` are neither masked nor absent from the cohort."""
+        return self.cohort(epoch).matched[start:end] & ~self.mask(item, epoch, start, end)
 
     def batch(self, item: BatchPlan, epoch: int | None) -> Batch:
         """Retrieve for one batch and lay it out as tensors; ``epoch`` None is validation."""
-        window = self.plan.windows[item.window]
-        own = [self.panel.own_haplotypes(int(sample)) for sample in item.samples]
+        window, cohort = self.plan.windows[item.window], self.cohort(epoch)
+        own = [cohort.people.own_haplotypes(int(sample)) for sample in item.samples]
         rows = np.concatenate(own)
         row_sample = np.repeat(np.arange(len(own)), [len(ids) for ids in own])
-        exclude = np.full((len(rows), max(len(ids) for ids in own)), -1, dtype=np.int64)
+        same = [cohort.same_person(int(sample), self.panel) for sample in item.samples]
+        exclude = np.full((len(rows), max(1, *map(len, same))), -1, dtype=np.int64)
         for row, sample in enumerate(row_sample):
-            exclude[row, : len(own[sample])] = own[sample]
+            exclude[row, : len(same[sample])] = same[sample]
         features, minor_is_alt = self._evidence(window, item, epoch, rows, exclude)
         found, labels = self._retrieve(window, item, epoch, rows, exclude)
-        counts, totals = self._counts_of_others(window, item, labels, row_sample)
-        masked = self.mask(item, epoch, window.start, window.end)
+        counts, totals = self._counts_of_others(window, same)
+        masked = ~self.observed(item, epoch, window.start, window.end)
         inputs = network_inputs(
             alleles=labels,
             masked=masked,
@@ -344,7 +331,8 @@ class WindowBatches:
         # Where only the query's own sample carries an allele, "no one else has it" would be the
         # answer, and no panel without that sample would hold the site.
         polymorphic = (counts > 0) & (counts < totals)
-        scored = torch.from_numpy(masked & polymorphic[row_sample]).to(self.device)
+        known = masked & cohort.matched[window.start : window.end]
+        scored = torch.from_numpy(known & polymorphic[row_sample]).to(self.device)
         truth = torch.from_numpy(labels.astype(np.float32)).to(self.device)
         length = self.config.windows.max_seq_len
         # Beyond the window the tokens are padding, whose number is no allele's.
@@ -366,11 +354,15 @@ class WindowBatches:
         rows: NDArray[np.int64],
         exclude: NDArray[np.int64],
     ) -> tuple[Neighbours, NDArray[np.uint8]]:
-        """The nearest haplotypes of panel haplotypes ``rows``, and their own alleles [R, n]."""
+        """The nearest panel haplotypes of the cohort's ``rows``, and their own alleles [R, n]."""
         context, start, end = self.store.context(window.index, self.config.train.flank_windows)
         first, last = window.start - start, window.end - start
-        ranking = ranking_sites(~self.mask(item, epoch, start, end), first, last, self.config.train)
-        queries = context.alleles(rows)
+        observed = self.observed(item, epoch, start, end)
+        ranking = ranking_sites(observed, first, last, self.config.train)
+        own, _, _ = self.cohort(epoch).haplotypes.context(
+            window.index, self.config.train.flank_windows
+        )
+        queries = own.alleles(rows)
         found = context.masked(ranking, keep=self._keep).search(
             queries, self.config.model.k, exclude, device=str(self.device)
         )
@@ -384,25 +376,27 @@ class WindowBatches:
         rows: NDArray[np.int64],
         exclude: NDArray[np.int64],
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Evidence float32 [R, n, N_FEATURES] for panel haplotypes ``rows``, and bool [n], ALT is
+        """Evidence float32 [R, n, N_FEATURES] for the cohort's ``rows``, and bool [n], ALT is
         minor.
 
         The context is 2 cM to either side, or fewer where that holds very many observed sites.
         """
         low, high = self._reach(window)
-        observed = low + np.flatnonzero(~self.mask(item, epoch, low, high))
+        observed = low + np.flatnonzero(self.observed(item, epoch, low, high))
         inside = np.searchsorted(observed, [window.start, window.end])
         most = self.config.train.evidence_observed
         observed = observed[max(0, int(inside[0]) - most) : int(inside[1]) + most]
         alleles = self.store.columns(observed)
-        calls = np.ascontiguousarray(alleles[:, rows].T).view(np.int8)
+        haplotypes = self.cohort(epoch).haplotypes
+        own_alleles = alleles if haplotypes is self.store else haplotypes.columns(observed)
+        calls = np.ascontiguousarray(own_alleles[:, rows].T).view(np.int8)
         at_observed = np.ascontiguousarray(alleles[:, self._kept])
         reference = Reference.of_core(
             self.store.get(window.index).alleles(self._kept),
             window.start - low,
             observed - low,
             at_observed,
-            judges=~np.isin(self._kept, rows),
+            judges=~np.isin(self._kept, exclude),
         )
         own = self._place[exclude]
         features = copying_evidence(
@@ -426,20 +420,16 @@ class WindowBatches:
         )
 
     def _counts_of_others(
-        self,
-        window: Window,
-        item: BatchPlan,
-        labels: NDArray[np.uint8],
-        row_sample: NDArray[np.int64],
+        self, window: Window, same: list[NDArray[np.int64]]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """ALT and total counts without validation samples and without the query's own sample."""
-        sites = slice(window.start, window.end)
-        held_out = self.store.get(window.index).alleles(self._held_out_rows).sum(0, dtype=np.int64)
+        """ALT and total counts [S, n] without validation samples and the sample's own haplotypes.
+
+        ``same`` are each sample's own panel haplotypes.
+        """
+        sites, index = slice(window.start, window.end), self.store.get(window.index)
+        held_out = index.alleles(self._held_out_rows).sum(0, dtype=np.int64)
         ac = self.panel.ac[sites].astype(np.int64) - held_out
         an = self.panel.an[sites].astype(np.int64) - len(self._held_out_rows)
-        own_alt = np.zeros((len(item.samples), window.n_snps), dtype=np.int64)
-        in_panel = [int(sample) not in self._held_out_samples for sample in item.samples]
-        np.add.at(own_alt, row_sample, labels)
-        own_n = np.bincount(row_sample, minlength=len(item.samples))
-        weight = np.asarray(in_panel, dtype=np.int64)[:, None]
-        return leave_one_out_counts(ac, an, own_alt * weight, own_n[:, None] * weight)
+        own = [ids[self._keep[ids]] for ids in same]
+        own_alt = np.array([index.alleles(ids).sum(0, dtype=np.int64) for ids in own])
+        return leave_one_out_counts(ac, an, own_alt, np.array([[len(ids)] for ids in own]))

@@ -25,9 +25,9 @@ from snvrag.calibration import (
 from snvrag.dosage import PooledR2, minor_allele_frequency
 from snvrag.errors import InputError, UsageError
 from snvrag.panel import Panel
-from snvrag.provenance import Progress, read_lines
+from snvrag.provenance import Progress
 from snvrag.sites import plain_chromosome
-from snvrag.vcf import DosageReader, check_complete
+from snvrag.vcf import DosageReader, check_complete, read_sites
 
 BIN_EDGES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 # Keeps a frequency such as 24/480 == 0.05 in the bin that ends there.
@@ -182,26 +182,11 @@ def _panel_frequencies(path: Path) -> dict[Key, float]:
 
 
 def _observed_sites(path: Path) -> set[tuple[str, int]]:
-    if path.name.endswith((".vcf", ".vcf.gz", ".bcf")):
-        reader = DosageReader(path)
-        try:
-            return {(plain_chromosome(r.site[0]), r.site[1]) for r in reader}
-        finally:
-            reader.close()
-    found = set()
-    lines = read_lines(path)
-    for number, line in enumerate(lines, start=1):
-        fields = line.split()
-        if not fields or line.startswith("#"):
-            continue
-        if len(fields) < 2 or not fields[1].isdecimal():
-            raise InputError(
-                f"{path}, line {number}: {line.strip()!r} is no site", "write CHROM and POS"
-            )
-        found.add((plain_chromosome(fields[0]), int(fields[1])))
-    if not found:
-        raise InputError(f"{path}: lists no site", "write CHROM and POS of each measured site")
-    return found
+    sites = read_sites(path)
+    return {
+        (plain_chromosome(chrom), pos)
+        for chrom, pos in zip(sites.chrom.tolist(), sites.pos.tolist(), strict=True)
+    }
 
 
 def _compare(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from snvrag.config import MaskConfig
 from snvrag.errors import InputError, UsageError
-from snvrag.masking import validation_mask
+from snvrag.masking import VALIDATION_VERSION, MaskMaker
 from snvrag.panel import Panel
 from snvrag.retrieval import BinaryIndex, Embedder, EmbeddingIndex
 from snvrag.windows import WindowPlan
@@ -50,15 +50,20 @@ class EmbeddingKind:
 
     def __init__(self, panel: Panel, plan: WindowPlan, embedder: Embedder) -> None:
         self.panel, self.plan, self.embedder = panel, plan, embedder
-        self.mask, self.length = MaskConfig(), plan.config.max_seq_len
+        self.length = plan.config.max_seq_len
+        self.masks = MaskMaker(panel.chromosomes(), panel.positions, panel.af, MaskConfig(), seed=0)
 
     def settings(self) -> dict[str, Any]:
-        """Fingerprint of the weights, and the mask's version, rate and seed."""
+        """Fingerprint of the weights, and the validation masks' version, rates and seed."""
+        mask = self.masks.config
         return {
             "weights_fingerprint": self.embedder.fingerprint,
-            "mask_version": "validation-1",
-            "mask_rate": self.mask.validation_rate,
-            "mask_seed": self.mask.validation_seed,
+            "mask_version": VALIDATION_VERSION,
+            "mask_patterns": list(mask.validation_patterns),
+            "mask_rate": mask.validation_rate,
+            "mask_spacing": mask.validation_spacing,
+            "mask_observed": mask.validation_observed,
+            "mask_seed": mask.validation_seed,
         }
 
     def build(self, window: int) -> EmbeddingIndex:
@@ -76,7 +81,7 @@ class EmbeddingKind:
     def _pattern(self, window: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         bounds = self.plan.windows[window]
         af = self.panel.af[bounds.start : bounds.end]
-        return ~validation_mask(af, bounds.start, self.mask), af
+        return ~self.masks.validation(bounds.start, bounds.end, window=window), af
 
 
 Kind = BinaryKind | EmbeddingKind

@@ -16,16 +16,11 @@ import fcntl
 import hashlib
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from snvrag.config import WindowConfig
 from snvrag.errors import InputError, MismatchError, OutputError, SnvragError
@@ -40,18 +35,17 @@ from snvrag.provenance import (
     write_json,
 )
 from snvrag.retrieval import (
-    BinaryIndex,
     Embedder,
     check_faiss,
     index_name,
     read_index_file,
 )
+from snvrag.window_store import DEFAULT_BUDGET, WindowStore
 from snvrag.windows import WindowPlan
 
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-DEFAULT_BUDGET = 256 * 2**20
 INDEX_FORMAT = "snvrag-index"
 INDEX_VERSION = 1
 MANIFEST = "manifest.json"
@@ -143,7 +137,7 @@ def index_identity(panel: Panel, plan: WindowPlan, kind: Kind) -> dict[str, Any]
     }
 
 
-class IndexStore:
+class IndexStore(WindowStore):
     """Haplotype indexes by window: memory, else disk, else built just in time.
 
     Several processes may share one folder. Use as a context manager.
@@ -152,15 +146,13 @@ class IndexStore:
     def __init__(
         self, folder: Path, plan: WindowPlan, kind: Kind, manifest: Manifest, budget_bytes: int
     ) -> None:
-        self.folder, self.plan, self.kind = folder, plan, kind
+        super().__init__(plan, kind.panel.n_haplotypes, budget_bytes)
+        self.folder, self.kind = folder, kind
         self.stats = StoreStats()
         self._manifest = manifest
         self._pending: dict[int, dict[str, Any]] = {}
         self._flushed = time.monotonic()
         self._stamp: tuple[int, ...] | None = None
-        self._budget = budget_bytes
-        self._memory: OrderedDict[int, Any] = OrderedDict()
-        self._held = 0
 
     @classmethod
     def open(
@@ -208,8 +200,7 @@ class IndexStore:
 
     def close(self) -> None:
         """List in the manifest what was built, and release the memory."""
-        self._memory.clear()
-        self._held = 0
+        self.forget()
         if self._pending:
             with self._locked():
                 self._reread()
@@ -217,11 +208,10 @@ class IndexStore:
 
     def get(self, window: int) -> Any:
         """The index of a window."""
-        index = self._memory.get(window)
-        if index is not None:
-            self.stats.hits += 1
-            self._memory.move_to_end(window)
-            return index
+        self.stats.hits += window in self._memory
+        return super().get(window)
+
+    def _fetch(self, window: int) -> Any:
         self.stats.misses += 1
         index = self._load(window, logging.DEBUG)
         if index is None:
@@ -231,7 +221,6 @@ class IndexStore:
                 index = self._load(window, logging.WARNING)
                 if index is None:
                     index = self._build(window)
-        self._remember(window, index)
         return index
 
     def rebuild(self, window: int) -> Any:
@@ -241,23 +230,6 @@ class IndexStore:
             index = self._build(window)
         self._remember(window, index)
         return index
-
-    def context(self, window: int, flank: int) -> tuple[BinaryIndex, int, int]:
-        """The joined index of a window and its flanks, and the panel rows start, end it covers."""
-        numbers = self.plan.context(window, flank)
-        index = BinaryIndex.join([self.get(number) for number in numbers])
-        return index, self.plan.windows[numbers[0]].start, self.plan.windows[numbers[-1]].end
-
-    def columns(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Alleles at panel rows, increasing, of any windows: uint8 [len(rows), haplotypes]."""
-        number = self.plan.window_of(rows)
-        edges = np.flatnonzero(np.diff(number, prepend=-1, append=-1))
-        parts = [
-            self.get(int(number[a])).columns(rows[a:b] - self.plan.windows[number[a]].start)
-            for a, b in pairwise(edges.tolist())
-        ]
-        nothing = np.empty((0, self.kind.panel.n_haplotypes), dtype=np.uint8)
-        return np.concatenate([nothing, *parts])
 
     def _manifest_stamp(self) -> tuple[int, ...] | None:
         """Changes whenever the manifest is replaced; None where there is none."""
@@ -324,14 +296,6 @@ class IndexStore:
         line = "JIT: built index for window %d (%s haplotypes, %d ms)"
         logger.info(line, window, f"{index.n_haplotypes:,}", round(seconds * 1000))
         return index
-
-    def _remember(self, window: int, index: Any) -> None:
-        replaced = self._memory.pop(window, None)
-        self._memory[window] = index
-        self._held += index.nbytes - (replaced.nbytes if replaced is not None else 0)
-        while self._held > self._budget and len(self._memory) > 1:
-            _, oldest = self._memory.popitem(last=False)
-            self._held -= oldest.nbytes
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -200,3 +200,52 @@ def _match_alleles(
     if any(other in ((r, a), (a, r)) for r, a, _ in candidates):
         return None, STRAND
     return None, MISMATCH
+
+
+_MAX_POSITION_DIGITS = 10
+
+
+def read_site_list(path: Path) -> SiteTable:
+    """Sites of a text file, CHROM and POS in each line; further columns and ``#`` lines are passed
+    over. IDs and alleles are empty.
+
+    Raises:
+        InputError: the file is unreadable, lists no site, or has a malformed line.
+    """
+    chrom, pos = [], []
+    for number, line in enumerate(read_lines(path), start=1):
+        fields = line.split()
+        if not fields or line.startswith("#"):
+            continue
+        digits = fields[1] if len(fields) > 1 else ""
+        if not digits.isdecimal() or len(digits) > _MAX_POSITION_DIGITS:
+            raise InputError(
+                f"{path}, line {number}: {line.strip()!r} is no site", "write CHROM and POS"
+            )
+        chrom.append(fields[0])
+        pos.append(int(digits))
+    if not pos:
+        raise InputError(f"{path}: lists no site", "write CHROM and POS of each site")
+    nothing = np.full(len(pos), "")
+    return SiteTable(
+        np.array(chrom, dtype=str), np.array(pos, dtype=np.int64), nothing, nothing, nothing
+    )
+
+
+def rows_listed(panel: SiteTable, listed: SiteTable) -> NDArray[np.bool_]:
+    """Which panel sites a list names: bool [panel sites].
+
+    They have the same CHROM (with or without ``chr``) and POS and, where the list has alleles, the
+    same two alleles in either order.
+    """
+    wanted = np.isin(listed.pos, panel.pos)
+    columns = (listed.chrom[wanted], listed.pos[wanted], listed.ref[wanted], listed.alt[wanted])
+    alleles: dict[tuple[str, int], list[set[str]]] = {}
+    for chrom, pos, ref, alt in zip(*(column.tolist() for column in columns), strict=True):
+        alleles.setdefault((plain_chromosome(chrom), pos), []).append({ref, alt})
+    found = np.zeros(len(panel), dtype=bool)
+    for row in np.flatnonzero(np.isin(panel.pos, listed.pos)).tolist():
+        place = (plain_chromosome(str(panel.chrom[row])), int(panel.pos[row]))
+        own = {str(panel.ref[row]), str(panel.alt[row])}
+        found[row] = any("" in pair or pair == own for pair in alleles.get(place, ()))
+    return found

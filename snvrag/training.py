@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from snvrag import copying, retrieval
+from snvrag.array_sites import ArraySites, with_array_sites
 from snvrag.checkpoint import (
     WEIGHTS,
     checkpoints,
@@ -17,13 +18,13 @@ from snvrag.checkpoint import (
     save_checkpoint,
     save_weights,
 )
+from snvrag.cohorts import Cohorts, opened
 from snvrag.config import ModelConfig, RunConfig, TrainConfig, run_config
 from snvrag.dataset import (
     Batch,
     WindowBatches,
     plan_epoch,
     plan_validation,
-    split_samples,
 )
 from snvrag.distributed import available_memory, resident_memory, resolve_device, set_threads
 from snvrag.errors import InputError, UsageError, WorkError
@@ -81,6 +82,9 @@ def train(
     config: RunConfig | None = None,
     index_dir: Path | None = None,
     genetic_map: Path | None = None,
+    array_sites: Path | None = None,
+    targets: Path | None = None,
+    validation: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
     max_memory: int | None = None,
@@ -97,6 +101,10 @@ def train(
         config: settings; those of preset ``light`` if None.
         index_dir: folder of haplotype indexes; by default ``<panel>.index/``.
         genetic_map: map file; 1 cM per Mb if None.
+        array_sites: VCF/BCF, or text of CHROM POS, of the sites that mask pattern ``sites`` leaves
+            observed.
+        targets: panel file of the people to train on; the panel's own samples if None.
+        validation: panel file of the people to validate on; a part of the panel's samples if None.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         threads: CPU threads of torch.
         max_memory: bytes for activations; by default half of what is free.
@@ -116,13 +124,26 @@ def train(
         if resume:
             raise UsageError("--resume needs the run's folder", "add -o RUN")
         output = next_run_folder(Path.cwd())
-    with Panel.open(panel) as opened:
-        plan = WindowPlan.from_chromosomes(opened.chromosomes(), config.windows)
+    with Panel.open(panel) as reference, opened(targets) as learners, opened(validation) as judges:
+        plan = WindowPlan.from_chromosomes(reference.chromosomes(), config.windows)
+        sites = None if array_sites is None else ArraySites.read(array_sites, reference)
+        config = with_array_sites(config, sites)
         check_run_folder(output, resume=resume, force=force)
-        with IndexStore.open(index_dir or default_index_dir(panel), opened, plan) as store:
+        with IndexStore.open(index_dir or default_index_dir(panel), reference, plan) as store:
+            cohorts = Cohorts.choose(reference, store, config.train, learners, judges)
             prepare_run_folder(output, resume=resume, force=force)
             trainer = Trainer(
-                opened, store, plan, config, output, resolve_device(device), started, observer, maps
+                reference,
+                store,
+                plan,
+                config,
+                output,
+                resolve_device(device),
+                started,
+                observer,
+                maps,
+                cohorts,
+                sites,
             )
             retrieval.set_threads(threads)
             copying.set_threads(threads)
@@ -159,36 +180,39 @@ class Trainer:
         started: float,
         observer: TrainingObserver | None,
         maps: GeneticMap,
+        cohorts: Cohorts,
+        sites: ArraySites | None = None,
     ) -> None:
         self.panel, self.store, self.plan, self.config = panel, store, plan, config
+        self.sites = sites
         self.output, self.device, self.started = output, device, started
         self.observer: TrainingObserver = observer or SilentObserver()
-        self.split = split_samples(
-            panel.n_samples, config.train.validation_fraction, config.train.seed
-        )
+        self.cohorts = cohorts
         cm = maps.along(panel.chromosomes(), panel.positions)
         self.batches = WindowBatches(
             panel,
             store,
             plan,
             config,
-            self.split,
+            cohorts,
             cm,
             device,
+            None if sites is None else sites.rows,
         )
         torch.manual_seed(config.train.seed)
         self.model = build_network(config.model, config.windows.max_seq_len).to(device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
         )
-        per_window = math.ceil(len(self.split.train) / config.train.batch_size)
-        self.batches_per_epoch = per_window * plan.num_windows
+        learners = cohorts.training
+        per_window = math.ceil(len(learners.samples) / config.train.batch_size)
+        self.batches_per_epoch = per_window * len(learners.windows)
         if config.train.epoch_batches:
             self.batches_per_epoch = min(self.batches_per_epoch, config.train.epoch_batches)
         steps = math.ceil(self.batches_per_epoch / config.train.accumulate)
         self.total_steps = steps * config.train.epochs
         self.progress = Progress()
-        self.identity = run_identity(panel, plan, config, maps.digest)
+        self.identity = run_identity(panel, plan, config, maps.digest) | cohorts.identity(panel)
         self.score = Score()
         self.rows: list[dict[str, float | int]] = []
         self.first_step_seconds = math.nan
@@ -209,7 +233,9 @@ class Trainer:
         if found:
             self._restore(found[-1])
         else:
-            origin = {str(self.panel.path): self.panel.digest}
+            origin = {str(self.panel.path): self.panel.digest} | self.cohorts.inputs()
+            if self.sites is not None:
+                origin[str(self.sites.source)] = self.sites.digest
             write_identity(self.output, self.identity, seed=self.config.train.seed, inputs=origin)
         train = self.config.train
         if train.warmup_steps >= self.total_steps:
@@ -230,14 +256,17 @@ class Trainer:
             "panel_samples": self.panel.n_samples,
             "panel_sites": self.panel.n_sites,
             "load_seconds": round(time.perf_counter() - self.started, 2),
-            "training_samples": len(self.split.train),
-            "validation_samples": len(self.split.validation),
-            "samples": len(self.split.train) * self.plan.num_windows,
+            "training_samples": len(self.cohorts.training.samples),
+            "validation_samples": len(self.cohorts.validation.samples),
+            **self.cohorts.describe(self.panel),
+            "samples": len(self.cohorts.training.samples) * len(self.cohorts.training.windows),
             "batches": self.batches_per_epoch,
             "window_size": self.config.windows.window_size,
             "num_windows": self.plan.num_windows,
             "max_seq_len": self.config.windows.max_seq_len,
             "sampler": "window-grouped",
+            "array_sites": "none given" if self.sites is None else str(self.sites),
+            **self.batches.masks.describe([(w.start, w.end) for w in self.plan.windows]),
             "parameters": self.model.parameter_count(),
             "device": str(self.device),
             "threads": threads,
@@ -284,8 +313,8 @@ class Trainer:
     def _train_epoch(self) -> None:
         progress, train = self.progress, self.config.train
         plans = plan_epoch(
-            self.split.train,
-            self.plan.num_windows,
+            self.cohorts.training.samples,
+            self.cohorts.training.windows,
             train.batch_size,
             train.seed,
             progress.epoch,
@@ -382,9 +411,8 @@ class Trainer:
         """Score model, copying model, nearest haplotype and frequency on the held-out samples."""
         scores = {method: Score() for method in METHODS}
         self.model.eval()
-        plans = plan_validation(
-            self.split.validation, self.plan.num_windows, self.config.train.validation_batch
-        )
+        judges = self.cohorts.validation
+        plans = plan_validation(judges.samples, judges.windows, self.config.train.validation_batch)
         for item in plans:
             for part in self.batches.batch(item, None).parts(4 * self.max_rows):
                 with self._autocast():

@@ -33,7 +33,10 @@ def test_auto_preset_follows_the_device():
 
 def test_run_config_survives_json():
     config = RunConfig(
-        WindowConfig(255), MaskConfig(levels=(0.2,)), ModelConfig(dims=96), TrainConfig(seed=7)
+        WindowConfig(255),
+        MaskConfig(levels=(0.2,), validation_patterns=("random", "sites"), array_sites_digest="1"),
+        ModelConfig(dims=96),
+        TrainConfig(seed=7),
     )
     data = json.loads(json.dumps(dataclasses.asdict(config)))
     assert run_config_from_json(data, "x") == config
@@ -47,6 +50,7 @@ def test_run_config_survives_json():
         ({"engine": {}}, "engine"),
         ({"train": 3}, "train"),
         ({"train": {"lr": True}}, "lr"),
+        ({"mask": {"array_sites": "a.txt"}}, "array_sites"),
     ],
 )
 def test_damaged_configs_are_refused_by_name(data, word):

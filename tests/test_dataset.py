@@ -6,15 +6,14 @@ import pytest
 import torch
 from conftest import mosaic
 
+from snvrag.cohorts import Cohorts, Split, split_samples
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
 from snvrag.dataset import (
     BatchPlan,
-    Split,
     WindowBatches,
     plan_epoch,
     plan_validation,
     ranking_sites,
-    split_samples,
 )
 from snvrag.errors import InputError
 from snvrag.genetic_map import GeneticMap
@@ -36,7 +35,7 @@ def batches_of(tmp_path):
     """``batches_of(path)`` -> (panel, WindowBatches) with samples 0, 1 held out."""
     opened = []
 
-    def make(path, config=CONFIG, validation=(0, 1), folder="index"):
+    def make(path, config=CONFIG, validation=(0, 1), folder="index", listed=None):
         panel = Panel.open(path)
         opened.append(panel)
         plan = WindowPlan.from_chromosomes(panel.chromosomes(), config.windows)
@@ -44,8 +43,10 @@ def batches_of(tmp_path):
         opened.append(store)
         train = np.setdiff1d(np.arange(panel.n_samples), validation)
         split = Split(train, np.array(validation, dtype=np.int64))
+        cohorts = Cohorts.of_split(panel, store, split)
         cm = GeneticMap.uniform().along(panel.chromosomes(), panel.positions)
-        return panel, WindowBatches(panel, store, plan, config, split, cm, torch.device("cpu"))
+        device = torch.device("cpu")
+        return panel, WindowBatches(panel, store, plan, config, cohorts, cm, device, listed)
 
     yield make
     for thing in reversed(opened):
@@ -58,7 +59,7 @@ def item(window, samples, number=0):
 
 def test_every_sample_meets_every_window_once_and_windows_stay_together():
     samples = np.array([1, 2, 4, 5, 9])
-    plans = plan_epoch(samples, 7, 2, seed=3, epoch=0)
+    plans = plan_epoch(samples, np.arange(7), 2, seed=3, epoch=0)
     seen = sorted((p.window, int(s)) for p in plans for s in p.samples)
     assert seen == [(w, s) for w in range(7) for s in samples]
     order = [p.window for p in plans]
@@ -69,7 +70,7 @@ def test_every_sample_meets_every_window_once_and_windows_stay_together():
 
 def test_the_order_follows_seed_and_epoch_alone():
     def order(seed, epoch):
-        plans = plan_epoch(np.arange(9), 5, 4, seed, epoch)
+        plans = plan_epoch(np.arange(9), np.arange(5), 4, seed, epoch)
         return [(p.window, p.number, *p.samples.tolist()) for p in plans]
 
     assert order(1, 4) == order(1, 4)
@@ -87,7 +88,7 @@ def test_split_is_by_sample_disjoint_and_complete():
 
 
 def test_validation_plan_covers_all():
-    plans = plan_validation(np.arange(5), 2, 3)
+    plans = plan_validation(np.arange(5), np.arange(2), 3)
     assert [(p.window, p.number, len(p.samples)) for p in plans] == [
         (0, 0, 3),
         (0, 1, 2),
@@ -105,6 +106,20 @@ def test_ranking_reaches_into_the_flanks_until_enough_sites_are_observed():
     chosen = ranking_sites(sparse, 10, 20, TrainConfig(flank_observed=1, min_observed=5))
     assert np.flatnonzero(chosen).tolist() == [3, 5, 15, 25, 29]
     assert not ranking_sites(np.zeros(30, dtype=bool), 10, 20, TrainConfig()).any()
+
+
+def test_flanks_share_the_mask_of_their_window_in_every_pattern(mosaic_panel, batches_of):
+    listed = np.zeros(250, dtype=bool)
+    listed[::20] = True
+    panel, batches = batches_of(mosaic_panel, listed=listed)
+    patterns = set()
+    for number in range(20):
+        plan = item(1, [3], number)
+        patterns.add(batches.masks.training_pattern(epoch=0, window=1, batch=number).name)
+        whole = batches.mask(plan, 0, 0, panel.n_sites)
+        np.testing.assert_array_equal(whole[60:120], batches.mask(plan, 0, 60, 120))
+    assert patterns == {"guided", "array", "random", "sites"}
+    np.testing.assert_array_equal(batches.mask(item(0, [0]), None, 0, 250), ~listed)
 
 
 @pytest.mark.parametrize("epoch", [0, 3, None])
@@ -149,7 +164,8 @@ def test_sites_that_only_the_query_carries_are_not_scored(make_panel, batches_of
     alleles[9, 11] = 0
     alleles[:, 12] = 0
     alleles[[0, 8], 12] = 1
-    config = dataclasses.replace(CONFIG, mask=MaskConfig(levels=(1.0,)))
+    everything = MaskConfig(levels=(1.0,), array_share=0.0, random_share=0.0)
+    config = dataclasses.replace(CONFIG, mask=everything)
     _, batches = batches_of(make_panel(alleles), config)
     scored = batches.batch(item(0, [4, 5]), 0).scored
     assert not scored[:2, [11, 12, 13]].any()
@@ -190,8 +206,11 @@ def test_changing_masked_alleles_of_the_query_changes_no_input(make_panel, batch
     # The mask follows the frequency table, which the change moves: hold the mask still.
     other.mask = batches.mask
     before, after = batches.batch(plan, 0), other.batch(plan, 0)
-    for name in ("tokens", "af", "retrieved", "distances", "features", "sign", "nearest"):
+    for name in ("tokens", "af", "retrieved", "distances", "sign", "nearest"):
         assert torch.equal(getattr(before, name), getattr(after, name)), name
+    # The query's own haplotypes have no weight in the sums over carriers, but take a place in
+    # their order, which moves the rounding.
+    torch.testing.assert_close(before.features, after.features, rtol=1e-4, atol=2e-3)
     assert torch.equal(before.scored, after.scored)
     assert not torch.equal(before.labels, after.labels)
 
@@ -219,9 +238,9 @@ def test_masked_alleles_of_the_reference_change_no_neighbour(make_panel, batches
 
 def test_frequency_table_rules_the_mask_not_the_genotypes(mosaic_panel, batches_of, monkeypatch):
     """ORIGINAL rule 15: AF is looked up, never recomputed."""
-    panel, batches = batches_of(mosaic_panel)
-    rare = np.zeros(panel.n_sites, dtype=np.float32)
-    monkeypatch.setattr(type(panel), "af", rare)
+    monkeypatch.setattr(Panel, "af", np.zeros(250, dtype=np.float32))
+    guided = MaskConfig(array_share=0.0, random_share=0.0)
+    _, batches = batches_of(mosaic_panel, dataclasses.replace(CONFIG, mask=guided))
     rates = np.mean([batches.mask(item(0, [3], b), 0, 0, 60).mean() for b in range(200)])
     assert rates == pytest.approx(0.7, abs=0.02)
 

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from snvrag.errors import InputError, UsageError
-from snvrag.sites import Region, SiteTable, parse_regions, read_regions_file
+from snvrag.sites import (
+    Region,
+    SiteTable,
+    parse_regions,
+    read_regions_file,
+    read_site_list,
+    rows_listed,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +75,48 @@ def test_site_table():
     assert len(table) == 3
     assert table.key(1) == "1:9:C:G"
     assert table.chromosomes() == [("1", 0, 2), ("2", 2, 3)]
+
+
+def table(*rows):
+    chrom, pos, ref, alt = zip(*rows, strict=True)
+    return SiteTable(
+        np.array(chrom),
+        np.array(pos, dtype=np.int64),
+        np.full(len(pos), "."),
+        np.array(ref),
+        np.array(alt),
+    )
+
+
+def test_site_lists_are_chrom_and_pos_in_each_line(tmp_path):
+    path = tmp_path / "array.txt"
+    path.write_text("#CHROM\tPOS\tID\n20\t5\trs1\n\n21  7\n")
+    sites = read_site_list(path)
+    assert (sites.chrom.tolist(), sites.pos.tolist()) == (["20", "21"], [5, 7])
+    for text in ("20\n", "20\tx\n", "20\t-5\n", f"20\t{10**30}\n"):
+        path.write_text("20\t5\n" + text)
+        with pytest.raises(InputError, match="line 2"):
+            read_site_list(path)
+    path.write_text("#CHROM\tPOS\n")
+    with pytest.raises(InputError, match="lists no site"):
+        read_site_list(path)
+
+
+def test_listed_sites_are_found_by_place_and_by_alleles_where_given(tmp_path):
+    panel = table(
+        ("chr20", 5, "A", "C"),
+        ("chr20", 7, "A", "C"),
+        ("chr20", 7, "A", "G"),
+        ("chr21", 5, "A", "C"),
+        ("chr21", 9, "A", "C"),
+        ("chr21", 11, "A", "C"),
+    )
+    path = tmp_path / "array.txt"
+    path.write_text("20 7\nchr21 5\n22 9\n20 6\n")
+    found = rows_listed(panel, read_site_list(path))
+    assert found.tolist() == [False, True, True, True, False, False]
+    with_alleles = table(
+        ("20", 7, "A", "G"), ("21", 9, "C", "A"), ("20", 5, "A", "T"), ("21", 11, "A", "")
+    )
+    found = rows_listed(panel, with_alleles)
+    assert found.tolist() == [False, False, True, False, True, True]

@@ -18,6 +18,7 @@ SELECTION = "Selection"
 WINDOWS = "Windows"
 MODEL = "Model"
 TRAINING = "Training"
+MASKS = "Masks"
 RUNTIME = "Runtime"
 
 WindowSize = Annotated[

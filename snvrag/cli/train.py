@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from snvrag.cli.options import (
+    MASKS,
     MODEL,
     RUNTIME,
     TRAINING,
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from snvrag.observer import TrainReport
 
 _EXAMPLE_SETTINGS: Mapping[str, Any] = {"preset": "tiny", "epochs": 2}
-_PATHS_IN_TOML = ("panel", "output", "index_dir", "genetic_map")
+_PATHS_IN_TOML = (
+    *("panel", "output", "index_dir", "genetic_map", "array_sites", "targets", "validation"),
+)
 
 
 @with_common
@@ -55,6 +58,19 @@ def train(
         Path | None,
         typer.Option(
             "--map", help="Genetic map: PLINK, SHAPEIT, Eagle or Minimac4 form; without, 1 cM/Mb."
+        ),
+    ] = None,
+    targets: Annotated[
+        Path | None,
+        typer.Option(
+            "--targets", help="Panel file of the people to train on; default the panel's own."
+        ),
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            "--validation",
+            help="Panel file of the people to validate on; default a tenth of the panel.",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in -o.")] = False,
@@ -106,15 +122,65 @@ def train(
     mask_levels: Annotated[
         str | None,
         typer.Option(
-            "--mask-levels", help="Curriculum, such as 0.3,0.5,0.8.", rich_help_panel=TRAINING
+            "--mask-levels",
+            help="Curriculum of guided masks, such as 0.3,0.5,0.8.",
+            rich_help_panel=MASKS,
         ),
+    ] = None,
+    mask_raise_every: Annotated[
+        int | None,
+        typer.Option("--mask-raise-every", help="Epochs per level.", rich_help_panel=MASKS),
     ] = None,
     rare_threshold: Annotated[
         float | None,
         typer.Option(
             "--rare-threshold",
             help="Minor-allele frequency below which a site is rare.",
-            rich_help_panel=TRAINING,
+            rich_help_panel=MASKS,
+        ),
+    ] = None,
+    array_share: Annotated[
+        float | None,
+        typer.Option(
+            "--array-share", help="Share of batches masked like an array.", rich_help_panel=MASKS
+        ),
+    ] = None,
+    array_spacing: Annotated[
+        str | None,
+        typer.Option(
+            "--array-spacing",
+            help="Base pairs per observed site there, such as 2000,3000.",
+            rich_help_panel=MASKS,
+        ),
+    ] = None,
+    random_share: Annotated[
+        float | None,
+        typer.Option(
+            "--random-share", help="Share of batches masked at random.", rich_help_panel=MASKS
+        ),
+    ] = None,
+    array_sites: Annotated[
+        Path | None,
+        typer.Option(
+            "--array-sites",
+            help="Sites of the array to impute from: VCF/BCF, or text of CHROM POS.",
+            rich_help_panel=MASKS,
+        ),
+    ] = None,
+    sites_share: Annotated[
+        float | None,
+        typer.Option(
+            "--sites-share",
+            help="Share of batches in which these alone are observed.",
+            rich_help_panel=MASKS,
+        ),
+    ] = None,
+    validation_patterns: Annotated[
+        str | None,
+        typer.Option(
+            "--validation-patterns",
+            help="Masks of validation: some of guided,array,random,sites.",
+            rich_help_panel=MASKS,
         ),
     ] = None,
     flank_windows: Annotated[
@@ -226,19 +292,25 @@ def _train_settings(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
             *_PATHS_IN_TOML,
             *("max_seq_len", "preset", "dims", "layers", "heads", "epoch_batches"),
             *("k", "dropout", "epochs", "batch_size", "accumulate", "lr", "warmup_steps", "gamma"),
+            *("array_share", "random_share", "sites_share"),
             *("rare_threshold", "flank_windows", "validation_fraction", "validation_batch"),
             *("patience", "min_delta", "checkpoint_every", "seed"),
         )
     }
     both = (given["window_size"], given["old_window_size"])
     options["window_size"] = both[0] if both[0] is not None else both[1]
-    options["mask_levels"] = _levels(given["mask_levels"])
+    options["mask_levels"] = _numbers("--mask-levels", given["mask_levels"], "0.3,0.5,0.8")
+    options["mask_raise_every"] = given["mask_raise_every"]
+    options["array_spacing"] = _numbers("--array-spacing", given["array_spacing"], "2000,3000")
+    if given["validation_patterns"] is not None:
+        options["validation_patterns"] = tuple(given["validation_patterns"].split(","))
     base: dict[str, Any] = {}
     if options["panel"] is None:
         base = _settings_without_panel(note)
     chosen = base | {name: value for name, value in options.items() if value is not None}
-    if "mask_levels" in chosen:
-        chosen["levels"] = chosen.pop("mask_levels")
+    for name, setting in (("mask_levels", "levels"), ("mask_raise_every", "raise_every")):
+        if name in chosen:
+            chosen[setting] = chosen.pop(name)
     for name in _PATHS_IN_TOML:
         chosen[name] = Path(chosen[name]) if chosen.get(name) is not None else None
     return chosen
@@ -259,17 +331,16 @@ def _settings_without_panel(note: Any) -> dict[str, Any]:
     return {**_EXAMPLE_SETTINGS, "panel": path}
 
 
-def _levels(text: str | None) -> tuple[float, ...] | None:
+def _numbers(flag: str, text: str | None, example: str) -> tuple[float, ...] | None:
     if text is None:
         return None
+    wrong = UsageError(f"{flag} {text}: is no list of numbers", f"write {example}")
     if not re.fullmatch(r"\s*[0-9.]+\s*(,\s*[0-9.]+\s*)*", text):
-        raise UsageError(f"--mask-levels {text}: is no list of rates", "write 0.3,0.5,0.8")
+        raise wrong
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(
-            f"--mask-levels {text}: is no list of rates", "write 0.3,0.5,0.8"
-        ) from error
+        raise wrong from error
 
 
 def _run_config(settings: Mapping[str, Any], device: str) -> RunConfig:

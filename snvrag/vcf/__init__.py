@@ -9,6 +9,7 @@ from snvrag.vcf.genotypes import (
     SampleSelection,
     SkippedRecord,
 )
+from snvrag.vcf.site_list import read_sites
 from snvrag.vcf.writer import ImputedBlock, ImputedWriter
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "SampleSelection",
     "SkippedRecord",
     "check_complete",
+    "read_sites",
 ]
