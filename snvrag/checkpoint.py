@@ -9,8 +9,10 @@
 Nothing here is ever unpickled, and weights carry no provenance, so equal runs give equal bytes.
 """
 
+import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from snvrag.distributed import Ranks
 from snvrag.errors import InputError, MismatchError
 from snvrag.provenance import atomic_file, atomic_folder, read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 # One key only: safetensors writes several in random order, and equal runs must give equal bytes.
 WEIGHTS_FORMAT = {"snvrag": "weights-1"}
 STATE_FORMAT = "snvrag-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
@@ -47,7 +52,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
         InputError: the file is absent or damaged.
         MismatchError: its tensors are not exactly those of ``model``; lists the differences.
     """
-    tensors = _load(path)
+    _apply_weights(model, _load(path), path)
+
+
+def _apply_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     if wanted != found:
@@ -86,34 +94,97 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if (p / STATE).is_file())
 
 
-def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Restore model, optimiser and random generators from ``path``; returns the saved state.
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint read whole, before anything of it is applied."""
 
-    Raises:
-        InputError: a file is absent, damaged or of another format version.
-        MismatchError: it belongs to another network.
-    """
-    state = read_json(path / STATE)
-    if (state.get("format_name"), state.get("format_version")) != (STATE_FORMAT, FORMAT_VERSION):
+    path: Path
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "Checkpoint":
+        """Read the checkpoint folder ``path``.
+
+        Raises:
+            DamagedError: a file is absent, cut short or not what it must be.
+            InputError: it is of another format version.
+        """
+        try:
+            state = read_json(path / STATE)
+            found = (state.get("format_name"), state.get("format_version"))
+            if found == (STATE_FORMAT, FORMAT_VERSION):
+                return cls(path, _load(path / WEIGHTS), _load(path / OPTIMIZER), state)
+        except InputError as error:
+            raise DamagedError(error.message, "train afresh with --force") from error
         raise InputError(
-            f"{path / STATE}: format {state.get('format_name')!r} version "
-            f"{state.get('format_version')!r}, not {STATE_FORMAT!r} version {FORMAT_VERSION}",
+            f"{path / STATE}: format {found[0]!r} version {found[1]!r}, not {STATE_FORMAT!r} "
+            f"version {FORMAT_VERSION}",
             "train afresh with --force",
         )
-    load_weights(model, path / WEIGHTS)
-    tensors = _load(path / OPTIMIZER)
-    torch.set_rng_state(tensors.pop(_RNG))
-    cuda = tensors.pop(_RNG_CUDA, None)
-    if cuda is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(cuda)
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        number, _, key = name.partition(".")
-        moments.setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
-    return state
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put weights, moments and the random generators back.
+
+        Raises:
+            MismatchError: the checkpoint belongs to another network.
+        """
+        _apply_weights(model, self.weights, self.path / WEIGHTS)
+        tensors = dict(self.optimizer)
+        torch.set_rng_state(tensors.pop(_RNG))
+        cuda = tensors.pop(_RNG_CUDA, None)
+        if cuda is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(cuda)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            number, _, key = name.partition(".")
+            moments.setdefault(int(number), {})[key] = value
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+
+
+class DamagedError(InputError):
+    """A checkpoint that is not whole."""
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole, or None; a warning names each one passed over.
+
+    Raises:
+        InputError: the newest whole one is of another format version.
+    """
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            return Checkpoint.read(path)
+        except DamagedError as error:
+            logger.warning("%s: incomplete checkpoint passed over (%s)", path, error.message)
+    return None
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what a killed process was writing when it died, in a run and its checkpoints."""
+    for path in [*run.glob(".*.tmp"), *run.glob("*/.step-*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def agree_on_checkpoint(run: Path, folder: str, ranks: Ranks) -> Checkpoint | None:
+    """The checkpoint to resume, on every rank the one that rank 0 finds whole; None if none is."""
+    found: Checkpoint | None = None
+
+    def search() -> str:
+        nonlocal found
+        remove_leftovers(run)
+        found = newest_checkpoint(run / folder)
+        return "" if found is None else found.path.name
+
+    name = ranks.once(search)
+    if not name:
+        logger.warning("%s: no complete checkpoint to resume, starting afresh", run)
+        return None
+    return found or Checkpoint.read(run / folder / name)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ would have seen.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from snvrag.copying import (
     copying_evidence,
     select_states,
 )
+from snvrag.distributed import to_device
 from snvrag.dosage import leave_one_out_counts
 from snvrag.evidence import prior_logit
 from snvrag.index_store import IndexStore
@@ -41,6 +42,12 @@ class BatchPlan:
     window: int
     number: int
     samples: NDArray[np.int64]
+    whole: NDArray[np.int64] | None = None
+    """Samples of the batch that this is a share of; None if it is none."""
+
+    def share(self, samples: slice) -> "BatchPlan":
+        """A part of the samples; whatever a batch has in common stays that of the whole one."""
+        return replace(self, samples=self.samples[samples], whole=self.samples)
 
 
 def plan_epoch(
@@ -219,7 +226,7 @@ def network_inputs(
     """
 
     def tensor(array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+        return to_device(torch.from_numpy(np.ascontiguousarray(array)), device)
 
     signs = np.where(minor_is_alt, 1, -1).astype(np.float32)
     evidence = to_sequence(tensor(features).transpose(1, 2), length).transpose(1, 2)
@@ -332,8 +339,8 @@ class WindowBatches:
         # answer, and no panel without that sample would hold the site.
         polymorphic = (counts > 0) & (counts < totals)
         known = masked & cohort.matched[window.start : window.end]
-        scored = torch.from_numpy(known & polymorphic[row_sample]).to(self.device)
-        truth = torch.from_numpy(labels.astype(np.float32)).to(self.device)
+        scored = to_device(torch.from_numpy(known & polymorphic[row_sample]), self.device)
+        truth = to_device(torch.from_numpy(labels.astype(np.float32)), self.device)
         length = self.config.windows.max_seq_len
         # Beyond the window the tokens are padding, whose number is no allele's.
         nearest = (inputs["retrieved"][:, 0] == ALT).float()
@@ -396,7 +403,7 @@ class WindowBatches:
             window.start - low,
             observed - low,
             at_observed,
-            judges=~np.isin(self._kept, exclude),
+            judges=~np.isin(self._kept, self._own_rows(item, epoch)),
         )
         own = self._place[exclude]
         features = copying_evidence(
@@ -408,6 +415,13 @@ class WindowBatches:
             exclude=own,
         )
         return features, reference.minor_is_alt
+
+    def _own_rows(self, item: BatchPlan, epoch: int | None) -> NDArray[np.int64]:
+        """The panel's haplotypes of the people of the whole batch, if there are any."""
+        people = item.samples if item.whole is None else item.whole
+        cohort = self.cohort(epoch)
+        same = [cohort.same_person(int(sample), self.panel) for sample in people]
+        return np.concatenate(same)
 
     def _reach(self, window: Window) -> tuple[int, int]:
         """Panel rows within 2 cM of a window, of its chromosome."""

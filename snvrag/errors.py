@@ -5,7 +5,8 @@
     ├── InputError      2   a file is missing, damaged or not what it must be
     ├── OutputError     2   a result cannot be written where it was asked for
     ├── MismatchError   2   two artifacts do not belong together (panel, index, model)
-    └── WorkError       1   the inputs were right and the work still failed
+    ├── WorkError       1   the inputs were right and the work still failed
+    └── RankError       *   another process of a torchrun failed, and has said why
 
 The command line prints ``error: <message>`` and ``hint: <hint>`` and leaves with the exit code;
 library users catch :class:`SnvragError`.
@@ -43,3 +44,11 @@ class WorkError(SnvragError):
     """The inputs were in order, yet the work failed."""
 
     exit_code = 1
+
+
+class RankError(SnvragError):
+    """Another process of the same torchrun failed first; it tells why, this one is silent."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process of this torchrun failed")
+        self.exit_code = exit_code

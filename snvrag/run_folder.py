@@ -19,7 +19,7 @@ from snvrag.config import (
     WindowConfig,
     run_config_from_json,
 )
-from snvrag.errors import InputError, MismatchError, OutputError
+from snvrag.errors import InputError, MismatchError, OutputError, UsageError
 from snvrag.model import LightNetwork, RagBert, SiteEmbedder, SiteEmbedding, build_network
 from snvrag.panel import Panel
 from snvrag.provenance import (
@@ -63,7 +63,22 @@ def check_run_folder(output: Path, *, resume: bool, force: bool) -> None:
         )
 
 
-def prepare_run_folder(output: Path, *, resume: bool, force: bool) -> None:
+def choose_run_folder(output: Path | None, *, resume: bool, force: bool) -> Path:
+    """``output``, or the next free folder in the current one if it is None.
+
+    Raises:
+        UsageError: a run is to be resumed and none is named.
+        OutputError: the folder is not empty and neither ``resume`` nor ``force`` is set.
+    """
+    if output is not None:
+        check_run_folder(output, resume=resume, force=force)
+        return output
+    if resume:
+        raise UsageError("--resume needs the run's folder", "add -o RUN")
+    return next_run_folder(Path.cwd())
+
+
+def prepare_run_folder(output: Path, *, resume: bool, force: bool) -> Path:
     """Create the run folder; with ``force``, remove an earlier run's own files from it.
 
     Raises:
@@ -75,6 +90,7 @@ def prepare_run_folder(output: Path, *, resume: bool, force: bool) -> None:
         for name in _OWN_FILES:
             (output / name).unlink(missing_ok=True)
         shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+    return output
 
 
 def _is_occupied(output: Path) -> bool:
@@ -148,6 +164,22 @@ def write_metrics(output: Path, rows: Sequence[Mapping[str, float | int]]) -> No
             for row in rows
         ]
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def open_tensorboard(output: Path) -> Any:
+    """A TensorBoard writer to ``output/logs``.
+
+    Raises:
+        UsageError: the package is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(
+            "--tensorboard: the tensorboard package is not installed",
+            "pip install 'snvrag[tensorboard]'",
+        ) from error
+    return SummaryWriter(str(output / "logs"))
 
 
 def load_embedder(run: Path | None, windows: WindowConfig, seed: int | None) -> SiteEmbedder:

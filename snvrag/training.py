@@ -1,5 +1,6 @@
 """The training loop: window-grouped batches, validation on held-out samples, checkpoints."""
 
+import contextlib
 import logging
 import math
 import time
@@ -13,32 +14,41 @@ from snvrag import copying, retrieval
 from snvrag.array_sites import ArraySites, with_array_sites
 from snvrag.checkpoint import (
     WEIGHTS,
-    checkpoints,
-    load_checkpoint,
+    Checkpoint,
+    agree_on_checkpoint,
     save_checkpoint,
     save_weights,
 )
 from snvrag.cohorts import Cohorts, opened
-from snvrag.config import ModelConfig, RunConfig, TrainConfig, run_config
+from snvrag.config import RunConfig, run_config
 from snvrag.dataset import (
     Batch,
+    BatchPlan,
     WindowBatches,
     plan_epoch,
     plan_validation,
 )
-from snvrag.distributed import available_memory, resident_memory, resolve_device, set_threads
-from snvrag.errors import InputError, UsageError, WorkError
+from snvrag.distributed import (
+    Ranks,
+    available_memory,
+    join,
+    resident_memory,
+    set_precision,
+    set_threads,
+)
+from snvrag.errors import InputError, WorkError
 from snvrag.genetic_map import GeneticMap
 from snvrag.index_store import IndexStore, default_index_dir
 from snvrag.metrics import METHODS, Score
 from snvrag.model import build_network, masked_loss
 from snvrag.observer import SilentObserver, TrainingObserver, TrainReport
+from snvrag.optimizer import gradient_step, learning_rate, make_optimizer, rows_that_fit
 from snvrag.panel import Panel
 from snvrag.run_folder import (
     CHECKPOINTS,
     check_identity,
-    check_run_folder,
-    next_run_folder,
+    choose_run_folder,
+    open_tensorboard,
     prepare_run_folder,
     run_identity,
     write_identity,
@@ -51,28 +61,7 @@ logger = logging.getLogger(__name__)
 _CHECKPOINT_SECONDS = 20.0
 # Saving may take at most this share of the time, however large the model.
 _CHECKPOINT_SHARE = 0.05
-_FINAL_LR_SHARE = 0.1
 _STATUS_FIGURES = ("loss", "rare_f1", "r2")
-
-
-def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
-    """Learning rate of optimiser step ``step`` (from 0): linear warm-up, then cosine to a tenth."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    span = max(1, total_steps - config.warmup_steps)
-    progress = min(1.0, (step - config.warmup_steps) / span)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
-    return config.lr * (_FINAL_LR_SHARE + (1.0 - _FINAL_LR_SHARE) * cosine)
-
-
-def rows_that_fit(config: ModelConfig, max_seq_len: int, memory: int) -> int:
-    """Haplotype rows per micro-batch whose activations fit ``memory`` bytes, at least 2.
-
-    Counted: about 20 vectors of D floats per token and layer kept for the backward pass, and 12
-    more plus 3 for each encoded haplotype around them.
-    """
-    per_token = 20 * config.layers + 12 + 3 * config.k
-    return max(2, memory // (4 * config.dims * max_seq_len * per_token))
 
 
 def train(
@@ -91,9 +80,13 @@ def train(
     resume: bool = False,
     force: bool = False,
     tensorboard: bool = False,
+    compile_blocks: bool = False,
     observer: TrainingObserver | None = None,
 ) -> TrainReport:
     """Train a model on a reference panel, building haplotype indexes just in time.
+
+    Started by ``torchrun``, the processes share every batch: each takes its part of the samples,
+    and the sums of their gradients and counts are those of one process.
 
     Args:
         panel: reference panel made by :func:`snvrag.convert`.
@@ -111,44 +104,40 @@ def train(
         resume: go on from the newest checkpoint in ``output``.
         force: replace the run in ``output``.
         tensorboard: also write TensorBoard events to ``output/logs``.
+        compile_blocks: compile the transformer blocks with ``torch.compile``.
         observer: told of progress.
 
     Raises:
         UsageError, InputError, OutputError, MismatchError: wrong options, input or folders.
-        WorkError: the loss became infinite or not a number.
+        WorkError: the loss became infinite or not a number, or another process was lost.
+        RankError: another process failed, and has said why.
     """
     started = time.perf_counter()
     config = config or run_config({})
-    maps = GeneticMap.read(genetic_map) if genetic_map else GeneticMap.uniform()
-    if output is None:
-        if resume:
-            raise UsageError("--resume needs the run's folder", "add -o RUN")
-        output = next_run_folder(Path.cwd())
-    with Panel.open(panel) as reference, opened(targets) as learners, opened(validation) as judges:
+    with join(device) as ranks, contextlib.ExitStack() as stack:
+        maps = GeneticMap.read(genetic_map) if genetic_map else GeneticMap.uniform()
+        chosen = ranks.once(lambda: str(choose_run_folder(output, resume=resume, force=force)))
+        folder = Path(chosen)
+        reference = stack.enter_context(Panel.open(panel))
+        learners = stack.enter_context(opened(targets))
+        judges = stack.enter_context(opened(validation))
         plan = WindowPlan.from_chromosomes(reference.chromosomes(), config.windows)
         sites = None if array_sites is None else ArraySites.read(array_sites, reference)
         config = with_array_sites(config, sites)
-        check_run_folder(output, resume=resume, force=force)
-        with IndexStore.open(index_dir or default_index_dir(panel), reference, plan) as store:
-            cohorts = Cohorts.choose(reference, store, config.train, learners, judges)
-            prepare_run_folder(output, resume=resume, force=force)
-            trainer = Trainer(
-                reference,
-                store,
-                plan,
-                config,
-                output,
-                resolve_device(device),
-                started,
-                observer,
-                maps,
-                cohorts,
-                sites,
-            )
-            retrieval.set_threads(threads)
-            copying.set_threads(threads)
-            trainer.start(set_threads(threads), max_memory, resume=resume, tensorboard=tensorboard)
-            return trainer.run()
+        where = index_dir or default_index_dir(panel)
+        store = stack.enter_context(IndexStore.open(where, reference, plan))
+        cohorts = Cohorts.choose(reference, store, config.train, learners, judges)
+        ranks.once(lambda: prepare_run_folder(folder, resume=resume, force=force).name)
+        set_precision(ranks.device)
+        trainer = Trainer(
+            reference, store, plan, config, folder, ranks, started, observer, maps, cohorts, sites
+        )
+        retrieval.set_threads(threads)
+        copying.set_threads(threads)
+        if compile_blocks:
+            trainer.model.compile_blocks()
+        trainer.start(set_threads(threads), max_memory, resume=resume, tensorboard=tensorboard)
+        return trainer.run()
 
 
 @dataclass(slots=True)
@@ -176,7 +165,7 @@ class Trainer:
         plan: WindowPlan,
         config: RunConfig,
         output: Path,
-        device: torch.device,
+        ranks: Ranks,
         started: float,
         observer: TrainingObserver | None,
         maps: GeneticMap,
@@ -184,26 +173,18 @@ class Trainer:
         sites: ArraySites | None = None,
     ) -> None:
         self.panel, self.store, self.plan, self.config = panel, store, plan, config
-        self.sites = sites
-        self.output, self.device, self.started = output, device, started
-        self.observer: TrainingObserver = observer or SilentObserver()
-        self.cohorts = cohorts
+        self.sites, self.cohorts = sites, cohorts
+        self.output, self.ranks, self.device = output, ranks, ranks.device
+        self.started = started
+        self.observer: TrainingObserver = SilentObserver()
+        if observer is not None and ranks.is_main:
+            self.observer = observer
         cm = maps.along(panel.chromosomes(), panel.positions)
-        self.batches = WindowBatches(
-            panel,
-            store,
-            plan,
-            config,
-            cohorts,
-            cm,
-            device,
-            None if sites is None else sites.rows,
-        )
+        listed = None if sites is None else sites.rows
+        self.batches = WindowBatches(panel, store, plan, config, cohorts, cm, self.device, listed)
         torch.manual_seed(config.train.seed)
-        self.model = build_network(config.model, config.windows.max_seq_len).to(device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
-        )
+        self.model = build_network(config.model, config.windows.max_seq_len).to(self.device)
+        self.optimizer = make_optimizer(self.model, config.train, self.device)
         learners = cohorts.training
         per_window = math.ceil(len(learners.samples) / config.train.batch_size)
         self.batches_per_epoch = per_window * len(learners.windows)
@@ -225,14 +206,14 @@ class Trainer:
         self, threads: int, max_memory: int | None, *, resume: bool, tensorboard: bool
     ) -> None:
         """Restore or begin: write ``config.json``, report the start block."""
-        memory = max_memory or available_memory(self.device)
+        memory = max_memory or available_memory(self.device) // self._sharers()
         self.max_rows = rows_that_fit(self.config.model, self.config.windows.max_seq_len, memory)
-        found = checkpoints(self.output / CHECKPOINTS) if resume else []
-        if resume and not found:
-            logger.warning("%s: no complete checkpoint to resume, starting afresh", self.output)
-        if found:
-            self._restore(found[-1])
-        else:
+        found = None
+        if resume:
+            found = agree_on_checkpoint(self.output, CHECKPOINTS, self.ranks)
+        if found is not None:
+            self._restore(found, keep_rows=max_memory is None)
+        elif self.ranks.is_main:
             origin = {str(self.panel.path): self.panel.digest} | self.cohorts.inputs()
             if self.sites is not None:
                 origin[str(self.sites.source)] = self.sites.digest
@@ -246,9 +227,13 @@ class Trainer:
                 self.total_steps,
                 train.lr,
             )
-        if tensorboard:
-            self.tensorboard = _open_tensorboard(self.output / "logs")
+        if tensorboard and self.ranks.is_main:
+            self.tensorboard = open_tensorboard(self.output)
         self.observer.on_start(self._start_block(threads))
+
+    def _sharers(self) -> int:
+        """Processes that share the memory of this one's device."""
+        return self.ranks.local_size if self.device.type == "cpu" else 1
 
     def _start_block(self, threads: int) -> dict[str, object]:
         return {
@@ -270,19 +255,24 @@ class Trainer:
             "parameters": self.model.parameter_count(),
             "device": str(self.device),
             "threads": threads,
+            "processes": self.ranks.world_size,
             "index_dir": str(self.store.folder),
             "output": str(self.output),
         }
 
-    def _restore(self, path: Path) -> None:
+    def _restore(self, found: Checkpoint, *, keep_rows: bool) -> None:
         check_identity(self.output, self.identity)
-        state = load_checkpoint(path, self.model, self.optimizer)
+        found.restore(self.model, self.optimizer)
+        state = found.state
         try:
             self.progress = Progress(**state["progress"])
-            self.score = Score.from_state(state["score"])
             self.rows = list(state["rows"])
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: the saved state is not usable ({error})") from error
+            # The other ranks' share of the epoch so far is in these sums already.
+            self.score = Score.from_state(state["score"]) if self.ranks.is_main else Score()
+            # Other micro-batches would add up in another order.
+            self.max_rows = int(state["max_rows"]) if keep_rows else self.max_rows
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{found.path}: the saved state is not usable ({error})") from error
         logger.info("resuming at epoch %d, step %d", self.progress.epoch + 1, self.progress.step)
 
     def run(self) -> TrainReport:
@@ -303,7 +293,7 @@ class Trainer:
             best=dict(best),
             seconds=time.perf_counter() - self.started,
             first_step_seconds=self.first_step_seconds,
-            jit_builds=self.store.stats.builds,
+            jit_builds=self._jit_builds(),
             stopped_early=self.progress.stopped_early,
             already_finished=already_finished,
         )
@@ -326,23 +316,31 @@ class Trainer:
         done_before = progress.next_batch
         while progress.next_batch < len(plans):
             first = progress.next_batch
-            group = plans[first : first + train.accumulate]
-            for item in group:
-                batch = self.batches.batch(item, progress.epoch)
-                self._backward(batch, len(group))
+            scored = 0
+            for item in plans[first : first + train.accumulate]:
+                share = item.share(self.ranks.share(len(item.samples)))
+                if len(share.samples):
+                    scored += self._backward(self.batches.batch(share, progress.epoch), share)
                 progress.next_batch += 1
                 progress.epoch_seconds = before + time.perf_counter() - began
                 samples = train.batch_size * (progress.next_batch - done_before)
                 self._report_batch(item.window, len(plans), samples / (time.perf_counter() - began))
-            self._step()
-            if self._checkpoint_due():
+            if self._step(scored):
                 self._save()
 
-    def _backward(self, batch: Batch, group_size: int) -> None:
+    def _backward(self, batch: Batch, item: BatchPlan) -> int:
+        """Add the gradient of the batch's summed loss; returns its number of scored positions."""
         scored = batch.n_scored
         if scored == 0:
-            return
+            return 0
+        sample = 0
         for part in batch.parts(self.max_rows):
+            samples = item.samples[sample : sample + len(part.af)]
+            sample += len(part.af)
+            self.model.key_rows(
+                (self.config.train.seed, self.progress.epoch, item.window, item.number),
+                samples[part.row_sample.cpu().numpy()],
+            )
             with self._autocast():
                 logits = self._forward(part)
             loss = masked_loss(logits, part.labels, part.scored, self.config.train.focal_gamma)
@@ -351,8 +349,9 @@ class Trainer:
                     f"the loss became {loss.item()} at step {self.progress.step + 1}",
                     "use a smaller --lr",
                 )
-            (loss / (scored * group_size)).backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
             self._add_score(self.score, part, torch.sigmoid(logits.detach()))
+        return scored
 
     def _forward(self, part: Batch) -> torch.Tensor:
         logits: torch.Tensor = self.model(**part.inputs())
@@ -363,17 +362,18 @@ class Trainer:
             self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
         )
 
-    def _step(self) -> None:
-        progress = self.progress
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(progress.step, self.total_steps, self.config.train)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def _step(self, scored: int) -> bool:
+        """Step all ranks; returns whether they are to save a checkpoint now, as rank 0 decides."""
+        progress, train = self.progress, self.config.train
+        due = self._checkpoint_due() and self.ranks.is_main
+        total, save = self.ranks.sum_numbers([scored, due])
+        lr = learning_rate(progress.step, self.total_steps, train)
+        gradient_step(self.optimizer, self.ranks, total, lr, train.clip)
         progress.step += 1
         if math.isnan(self.first_step_seconds):
             self.first_step_seconds = time.perf_counter() - self.started
             logger.info("first optimiser step after %.1f s", self.first_step_seconds)
+        return bool(save)
 
     def _add_score(self, score: Score, part: Batch, probability: torch.Tensor) -> None:
         window = part.window
@@ -413,7 +413,8 @@ class Trainer:
         self.model.eval()
         judges = self.cohorts.validation
         plans = plan_validation(judges.samples, judges.windows, self.config.train.validation_batch)
-        for item in plans:
+        # Batches of validation stand alone, so whole ones are dealt out.
+        for item in plans[self.ranks.rank :: self.ranks.world_size]:
             for part in self.batches.batch(item, None).parts(4 * self.max_rows):
                 with self._autocast():
                     logits = self._forward(part)
@@ -425,7 +426,10 @@ class Trainer:
                 }
                 for method, probability in answers.items():
                     self._add_score(scores[method], part, probability)
-        return scores
+        return {method: self._over_ranks(score) for method, score in scores.items()}
+
+    def _over_ranks(self, score: Score) -> Score:
+        return Score.from_state(self.ranks.sum_tree(score.state()))
 
     def _finish_epoch(self) -> None:
         progress, train = self.progress, self.config.train
@@ -440,9 +444,10 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "train_seconds": round(progress.epoch_seconds, 3),
             "validation_seconds": round(time.perf_counter() - began, 3),
-            "jit_builds": self.store.stats.builds,
+            "jit_builds": self._jit_builds(),
         }
-        row |= {f"train_{name}": value for name, value in self.score.summary().items()}
+        train_score = self._over_ranks(self.score)
+        row |= {f"train_{name}": value for name, value in train_score.summary().items()}
         for method, figures in scores.items():
             prefix = "val" if method == "model" else method
             row |= {f"{prefix}_{name}": value for name, value in figures.items()}
@@ -453,21 +458,27 @@ class Trainer:
             progress.bad_epochs += 1
         if progress.best_epoch == 0 or metric > progress.best:
             progress.best, progress.best_epoch = metric, progress.epoch
-            save_weights(self.model, self.output / WEIGHTS)
+            if self.ranks.is_main:
+                save_weights(self.model, self.output / WEIGHTS)
         progress.stopped_early = progress.bad_epochs >= train.patience
         progress.finished = progress.stopped_early or progress.epoch >= train.epochs
         progress.next_batch, progress.epoch_seconds, self.score = 0, 0.0, Score()
-        write_metrics(self.output, self.rows)
+        if self.ranks.is_main:
+            write_metrics(self.output, self.rows)
         if self.tensorboard is not None:
             for name, value in row.items():
                 self.tensorboard.add_scalar(name.replace("_", "/", 1), value, progress.step)
         self._save()
         self.observer.on_epoch(row)
 
+    def _jit_builds(self) -> int:
+        return int(self.ranks.sum_numbers([self.store.stats.builds])[0])
+
     def _checkpoint_due(self) -> bool:
+        """Whether the step about to be taken is to be saved."""
         every = self.config.train.checkpoint_every
         if every:
-            return self.progress.step % every == 0
+            return (self.progress.step + 1) % every == 0
         wait = max(_CHECKPOINT_SECONDS, self._save_seconds / _CHECKPOINT_SHARE)
         return time.perf_counter() - self._saved_at >= wait
 
@@ -476,20 +487,11 @@ class Trainer:
         state = {
             "step": self.progress.step,
             "progress": asdict(self.progress),
-            "score": self.score.state(),
+            "score": self._over_ranks(self.score).state(),
             "rows": self.rows,
+            "max_rows": self.max_rows,
         }
-        save_checkpoint(self.output / CHECKPOINTS, self.model, self.optimizer, state)
+        if self.ranks.is_main:
+            save_checkpoint(self.output / CHECKPOINTS, self.model, self.optimizer, state)
         self._saved_at = time.perf_counter()
         self._save_seconds = self._saved_at - began
-
-
-def _open_tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError(
-            "--tensorboard: the tensorboard package is not installed",
-            "pip install 'snvrag[tensorboard]'",
-        ) from error
-    return SummaryWriter(str(folder))

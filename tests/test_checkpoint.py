@@ -1,13 +1,16 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from snvrag.checkpoint import (
+    Checkpoint,
     checkpoints,
-    load_checkpoint,
     load_weights,
+    newest_checkpoint,
+    remove_leftovers,
     save_checkpoint,
     save_weights,
 )
@@ -42,8 +45,9 @@ def test_a_restored_run_goes_on_as_if_undisturbed(tmp_path):
     for _ in range(3):
         take_step(model, optimizer)
     other, other_optimizer = make_pair(seed=9)
-    state = load_checkpoint(path, other, other_optimizer)
-    assert state["rows"] == [1]
+    saved = Checkpoint.read(path)
+    saved.restore(other, other_optimizer)
+    assert saved.state["rows"] == [1]
     for _ in range(3):
         take_step(other, other_optimizer)
     assert same_weights(model, other)
@@ -95,7 +99,59 @@ def test_a_state_of_another_version_is_refused(tmp_path):
     take_step(model, optimizer)
     path = save_checkpoint(tmp_path / "c", model, optimizer, {"step": 1})
     text = (path / "state.json").read_text()
-    version = '"format_version": 1'
+    version = '"format_version": 2'
     (path / "state.json").write_text(text.replace(version, '"format_version": 9'))
     with pytest.raises(InputError, match="version 9"):
-        load_checkpoint(path, model, optimizer)
+        Checkpoint.read(path)
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", [cut_short, Path.unlink])
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog, name, damage):
+    model, optimizer = make_pair()
+    for step in (1, 2):
+        take_step(model, optimizer)
+        save_checkpoint(tmp_path / "c", model, optimizer, {"step": step, "rows": [0] * 100})
+    damage(tmp_path / "c" / "step-00000002" / name)
+    found = newest_checkpoint(tmp_path / "c")
+    assert found.state["step"] == 1
+    assert "step-00000002" in caplog.text
+
+
+def test_without_a_whole_checkpoint_there_is_none(tmp_path, caplog):
+    assert newest_checkpoint(tmp_path / "c") is None
+    assert caplog.text == ""
+    model, optimizer = make_pair()
+    take_step(model, optimizer)
+    cut_short(save_checkpoint(tmp_path / "c", model, optimizer, {"step": 1}) / "model.safetensors")
+    assert newest_checkpoint(tmp_path / "c") is None
+    assert "step-00000001" in caplog.text
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
+    model, optimizer = make_pair()
+    take_step(model, optimizer)
+    whole = save_checkpoint(tmp_path / "checkpoints", model, optimizer, {"step": 1})
+    half = tmp_path / "checkpoints" / ".step-00000002.17-ab.tmp"
+    half.mkdir()
+    (half / "model.safetensors").touch()
+    (tmp_path / ".model.safetensors.17-cd.tmp").touch()
+    (tmp_path / "notes.tmp").touch()
+    remove_leftovers(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoints", "notes.tmp"}
+    assert list((tmp_path / "checkpoints").iterdir()) == [whole]
+
+
+def test_another_version_is_not_taken_for_damage(tmp_path):
+    model, optimizer = make_pair()
+    for step in (1, 2):
+        take_step(model, optimizer)
+        path = save_checkpoint(tmp_path / "c", model, optimizer, {"step": step})
+    text = (path / "state.json").read_text()
+    (path / "state.json").write_text(text.replace('"format_version": 2', '"format_version": 9'))
+    with pytest.raises(InputError, match="version 9"):
+        newest_checkpoint(tmp_path / "c")

@@ -23,7 +23,8 @@ ORDER = (
         "copying",
         "evidence",
     ),
-    *("model", "distributed", "checkpoint", "metrics", "dataset", "run_folder", "observer"),
+    *("model", "distributed", "optimizer", "checkpoint", "metrics", "dataset", "run_folder"),
+    "observer",
     *(
         "training",
         "target",

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from snvrag.copying import N_FEATURES
 from snvrag.evidence import COUNT_FEATURE, prior_logit
 from snvrag.model import (
     RagBert,
+    RowDropout,
     SiteEmbedding,
     allele_tokens,
     build_network,
@@ -257,3 +259,39 @@ def test_dropout_is_off_in_eval():
     with torch.no_grad():
         assert torch.equal(model.eval()(**inputs), model(**inputs))
         assert not torch.equal(model.train()(**inputs), model(**inputs))
+
+
+def dropped(samples, p=0.25, layers=1, shape=(40, 31)):
+    dropout = RowDropout(p).train()
+    dropout.key_rows((7, 0, 3, 1), np.asarray(samples))
+    x = torch.ones(len(samples), *shape)
+    return torch.stack([dropout(x) for _ in range(layers)])
+
+
+def test_a_row_meets_the_same_dropout_wherever_it_stands():
+    whole = dropped([4, 4, 9, 12, 12], layers=2)
+    assert torch.equal(whole[:, 2:], dropped([9, 12, 12], layers=2))
+    assert torch.equal(whole[:, :2], dropped([4, 4], layers=2))
+    for a in range(5):
+        for b in range(a):
+            assert not torch.equal(whole[0, a], whole[0, b])
+    assert not torch.equal(whole[0], whole[1])
+
+
+def test_dropout_keeps_the_mean_and_its_rate():
+    x = dropped(np.arange(50), p=0.1, shape=(100, 40))[0]
+    assert (x == 0).float().mean().item() == pytest.approx(0.1, abs=0.005)
+    assert x.mean().item() == pytest.approx(1.0, abs=0.005)
+    assert len(x.unique()) == 2
+
+
+def test_dropout_is_off_in_evaluation_and_torchs_own_without_keys():
+    dropout = RowDropout(0.5)
+    x = torch.ones(3, 50, 20)
+    assert torch.equal(dropout.eval()(x), x)
+    assert 0.4 < (dropout.train()(x) == 0).float().mean().item() < 0.6
+    dropout.key_rows((1,), np.array([0, 0]))
+    torch.manual_seed(0)
+    first = dropout(x)
+    torch.manual_seed(0)
+    assert torch.equal(first, dropout(x))

@@ -11,11 +11,13 @@ from conftest import mosaic
 
 from snvrag.checkpoint import load_weights
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
+from snvrag.distributed import Ranks
 from snvrag.errors import InputError, MismatchError, OutputError, UsageError
 from snvrag.model import RagBert
 from snvrag.observer import SilentObserver
+from snvrag.optimizer import gradient_step, learning_rate, make_optimizer, rows_that_fit
 from snvrag.run_folder import next_run_folder
-from snvrag.training import Trainer, learning_rate, rows_that_fit, train
+from snvrag.training import Trainer, train
 
 CONFIG = RunConfig(
     WindowConfig(60, 64),
@@ -223,6 +225,66 @@ def test_the_first_step_uses_the_first_rate(mosaic_panel, tmp_path):
     assert recorder.batches[1]["lr"] == pytest.approx(CONFIG.train.lr / 3)
 
 
+def test_every_step_is_taken_at_the_scheduled_rate(mosaic_panel, tmp_path, monkeypatch):
+    """ORIGINAL B39: the rate was set after the step."""
+    rates = []
+    original = torch.optim.AdamW.step
+
+    def spy(self, *arguments, **options):
+        rates.extend({group["lr"] for group in self.param_groups})
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    train(mosaic_panel, tmp_path / "r", config=CONFIG, index_dir=tmp_path / "i")
+    assert rates == [learning_rate(step, 50, CONFIG.train) for step in range(50)]
+    assert rates[0] < rates[3] == CONFIG.train.lr > rates[-1]
+
+
+def test_a_step_without_a_scored_site_changes_nothing():
+    model = torch.nn.Linear(2, 1)
+    optimizer = make_optimizer(model, TrainConfig(), torch.device("cpu"))
+    model(torch.ones(1, 2)).sum().backward()
+    before = [p.clone() for p in model.parameters()]
+    gradient_step(optimizer, Ranks(), 0, lr=0.1, clip=1.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    gradient_step(optimizer, Ranks(), 4, lr=0.1, clip=1e9)
+    assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_resumed_run_keeps_its_micro_batches(mosaic_panel, tmp_path, monkeypatch):
+    """Free memory differs from session to session; the order of sums must not."""
+    rows = []
+    original = Trainer.run
+
+    def spy(self):
+        rows.append(self.max_rows)
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "run", spy)
+    monkeypatch.setattr("snvrag.training.available_memory", lambda device: 2**20)
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            mosaic_panel,
+            tmp_path / "r",
+            config=with_train(checkpoint_every=1),
+            index_dir=tmp_path / "i",
+            observer=Recorder(3),
+        )
+    monkeypatch.setattr("snvrag.training.available_memory", lambda device: 2**22)
+    for memory in (None, 2**24):
+        train(
+            mosaic_panel,
+            tmp_path / "r",
+            config=with_train(checkpoint_every=1),
+            index_dir=tmp_path / "i",
+            max_memory=memory,
+            resume=True,
+        )
+    assert rows[0] == rows[1] < rows[2]
+
+
 def test_a_warm_up_longer_than_the_run_is_a_warning_with_both_numbers(
     mosaic_panel, tmp_path, caplog
 ):
@@ -249,10 +311,10 @@ def test_micro_batches_do_not_change_the_gradient(mosaic_panel, tmp_path):
     gradients = []
     original = Trainer._step
 
-    def spy(self):
+    def spy(self, scored):
         if self.progress.step == 3:
             gradients.append([p.grad.clone() for p in self.model.parameters()])
-        original(self)
+        return original(self, scored)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_step", spy)

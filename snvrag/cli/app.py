@@ -15,7 +15,7 @@ from snvrag.cli import commands
 from snvrag.cli.evaluate import evaluate
 from snvrag.cli.impute import impute
 from snvrag.cli.train import train
-from snvrag.errors import SnvragError
+from snvrag.errors import RankError, SnvragError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
@@ -78,11 +78,15 @@ def run(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one r
         if code == EXIT_INTERRUPTED:
             _say("interrupted")
         return code
+    except RankError as error:
+        return error.exit_code
     except SnvragError as error:
         _say(f"error: {error.message}", error.hint)
         _show_traceback(words)
         return error.exit_code
     except _CommandLineError as error:
+        if os.environ.get("RANK", "0") != "0":
+            return EXIT_USAGE  # every process of a torchrun finds the same; the first says it
         command = words[0] if words and not words[0].startswith("-") else ""
         _say(f"error: {_first_line(error)}", f"snvrag {command} --help".replace("  ", " "))
         return EXIT_USAGE

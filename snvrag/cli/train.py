@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,11 +22,12 @@ from snvrag.cli.options import (
     parse_memory,
     with_common,
 )
-from snvrag.config import TOML_NAME, RunConfig, read_toml
+from snvrag.config import TOML_NAME, read_toml, run_config
 from snvrag.errors import UsageError
 
 if TYPE_CHECKING:
     from snvrag.cli.output import Terminal
+    from snvrag.distributed import Ranks
     from snvrag.observer import TrainReport
 
 _EXAMPLE_SETTINGS: Mapping[str, Any] = {"preset": "tiny", "epochs": 2}
@@ -225,6 +226,14 @@ def train(
             "--tensorboard", help="Also write TensorBoard events.", rich_help_panel=RUNTIME
         ),
     ] = False,
+    compile_blocks: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the transformer with torch.compile.",
+            rich_help_panel=RUNTIME,
+        ),
+    ] = False,
     seed: Seed = None,
     device: Device = "auto",
     max_memory: MaxMemory = None,
@@ -235,24 +244,29 @@ def train(
     if window_path is not None:
         raise UsageError("--window-path: removed: use --window-size", "snvrag windows PANEL.h5")
     from snvrag.cli.output import Terminal, TrainingView
+    from snvrag.distributed import is_main_process, join
     from snvrag.training import train as library_train
 
+    if not is_main_process():
+        common = replace(common, quiet=True, no_progress=True, json=False, log_file=None)
     terminal = Terminal(common)
-    settings = _train_settings(given, terminal.note)
-    paths = {name: settings.pop(name) for name in _PATHS_IN_TOML}
     view = TrainingView(terminal)
     try:
-        report = library_train(
-            **paths,
-            config=_run_config(settings, device),
-            device=device,
-            threads=common.threads,
-            max_memory=parse_memory(max_memory),
-            resume=resume,
-            force=common.force,
-            tensorboard=tensorboard,
-            observer=view,
-        )
+        with join(device) as ranks:
+            settings = _train_settings(given, terminal.note, ranks)
+            paths = {name: settings.pop(name) for name in _PATHS_IN_TOML}
+            report = library_train(
+                **paths,
+                config=run_config(settings, cuda=ranks.device.type == "cuda", where=TOML_NAME),
+                device=device,
+                threads=common.threads,
+                max_memory=parse_memory(max_memory),
+                resume=resume,
+                force=common.force,
+                tensorboard=tensorboard,
+                compile_blocks=compile_blocks,
+                observer=view,
+            )
     except KeyboardInterrupt:
         view.stop()
         if view.output is not None:
@@ -284,7 +298,7 @@ def _present(terminal: "Terminal", report: "TrainReport") -> None:
     terminal.summary(f"wrote {report.output}/", facts, following)
 
 
-def _train_settings(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
+def _train_settings(given: Mapping[str, Any], note: Any, ranks: "Ranks") -> dict[str, Any]:
     """Settings of a training run: the options, over snvrag.toml or the bundled example."""
     options = {
         name: given[name]
@@ -306,7 +320,7 @@ def _train_settings(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
         options["validation_patterns"] = tuple(given["validation_patterns"].split(","))
     base: dict[str, Any] = {}
     if options["panel"] is None:
-        base = _settings_without_panel(note)
+        base = _settings_without_panel(note, ranks)
     chosen = base | {name: value for name, value in options.items() if value is not None}
     for name, setting in (("mask_levels", "levels"), ("mask_raise_every", "raise_every")):
         if name in chosen:
@@ -316,7 +330,7 @@ def _train_settings(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
     return chosen
 
 
-def _settings_without_panel(note: Any) -> dict[str, Any]:
+def _settings_without_panel(note: Any, ranks: "Ranks") -> dict[str, Any]:
     toml = Path(TOML_NAME)
     if toml.exists():
         settings = read_toml(toml)
@@ -326,7 +340,7 @@ def _settings_without_panel(note: Any) -> dict[str, Any]:
         return settings
     from snvrag.example import EXAMPLE_FOLDER, prepare_example
 
-    path = prepare_example()
+    path = Path(ranks.once(lambda: str(prepare_example())))
     note(f"no panel given: training on the bundled example, laid out in ./{EXAMPLE_FOLDER}/")
     return {**_EXAMPLE_SETTINGS, "panel": path}
 
@@ -341,10 +355,3 @@ def _numbers(flag: str, text: str | None, example: str) -> tuple[float, ...] | N
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise wrong from error
-
-
-def _run_config(settings: Mapping[str, Any], device: str) -> RunConfig:
-    from snvrag.config import run_config
-    from snvrag.distributed import resolve_device
-
-    return run_config(settings, cuda=resolve_device(device).type == "cuda", where=TOML_NAME)
