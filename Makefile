@@ -42,6 +42,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/retrieval.py
 	$(BIN)/python benchmarks/train_start.py
+	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/peers.py
 
 clean:

@@ -175,7 +175,7 @@ class RowDropout(nn.Module):
     """Dropout whose draws on the CPU belong to the row, not to its place in the batch.
 
     After :meth:`key_rows` a row meets the same draws whatever micro-batch or process it is in and
-    whatever ran before, so results depend on neither. They also cost a tenth of torch's own
+    whatever ran before, so results depend on neither. They also cost a sixth of torch's own
     there. On CUDA, or without keys, it is :func:`torch.nn.functional.dropout`.
     """
 
