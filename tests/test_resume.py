@@ -26,7 +26,7 @@ SETTINGS = [
         "2",
     ),
     *("--heads", "2", "--dropout", "0.2", "--batch-size", "12", "--epochs", "20"),
-    *("--patience", "3", "--min-delta", "0.02", "--warmup-steps", "20", "--lr", "0.003"),
+    *("--patience", "5", "--min-delta", "0.02", "--warmup-steps", "20", "--lr", "0.003"),
     *("--checkpoint-every", "2", "--device", "cpu", "--threads", "1", "--no-progress"),
 ]
 KILLS = 4
