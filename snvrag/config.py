@@ -195,6 +195,8 @@ class TrainConfig:
     """Largest norm of the gradient."""
     focal_gamma: float = 0.0
     """0 is cross-entropy, which keeps dosages calibrated; the original used 2."""
+    genotype_weight: float = 0.0
+    """Weight of the loss of phased genotypes beside that of haplotypes; matters with γ only."""
     patience: int = 5
     """Epochs without improvement of the rare-variant metric before training stops."""
     min_delta: float = 0.001
@@ -239,6 +241,10 @@ class TrainConfig:
             _require(value >= 0, f"--{name.replace('_', '-')} {value}: must not be negative")
         _require(self.lr > 0, f"--lr {self.lr}: must be positive")
         _require(self.clip > 0, f"--clip {self.clip}: must be positive")
+        _require(
+            self.genotype_weight >= 0,
+            f"--genotype-weight {self.genotype_weight}: must not be negative",
+        )
         _require(self.focal_gamma >= 0, f"--gamma {self.focal_gamma}: must not be negative")
         _require(
             0.0 < self.validation_fraction < 1.0,

@@ -30,8 +30,9 @@ from snvrag.distributed import available_memory, resident_memory, resolve_device
 from snvrag.errors import InputError, UsageError, WorkError
 from snvrag.genetic_map import GeneticMap
 from snvrag.index_store import IndexStore, default_index_dir
+from snvrag.losses import training_loss
 from snvrag.metrics import METHODS, Score
-from snvrag.model import build_network, masked_loss
+from snvrag.model import build_network
 from snvrag.observer import SilentObserver, TrainingObserver, TrainReport
 from snvrag.panel import Panel
 from snvrag.run_folder import (
@@ -345,7 +346,9 @@ class Trainer:
         for part in batch.parts(self.max_rows):
             with self._autocast():
                 logits = self._forward(part)
-            loss = masked_loss(logits, part.labels, part.scored, self.config.train.focal_gamma)
+            loss = training_loss(
+                logits, part.labels, part.scored, part.row_sample, self.config.train
+            )
             if not bool(torch.isfinite(loss)):
                 raise WorkError(
                     f"the loss became {loss.item()} at step {self.progress.step + 1}",

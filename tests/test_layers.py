@@ -23,7 +23,8 @@ ORDER = (
         "copying",
         "evidence",
     ),
-    *("model", "distributed", "checkpoint", "metrics", "dataset", "run_folder", "observer"),
+    *("model", "losses", "distributed", "checkpoint", "calibration", "metrics", "dataset"),
+    *("run_folder", "observer"),
     *(
         "training",
         "target",
@@ -32,7 +33,6 @@ ORDER = (
         "refinement",
         "networks",
         "imputation",
-        "calibration",
         "evaluation",
         "plots",
         "verification",
