@@ -13,6 +13,7 @@ from snvrag.errors import InputError, UsageError
 
 DEFAULT_WINDOW_SIZE = 511
 DEFAULT_MAX_SEQ_LEN = 512
+DEFAULT_LOG_EVERY = 500
 SOS_TOKENS = 1
 TOML_NAME = "snvrag.toml"
 _MAX_TOML_BYTES = 1 << 20

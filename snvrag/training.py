@@ -19,7 +19,7 @@ from snvrag.checkpoint import (
     save_weights,
 )
 from snvrag.cohorts import Cohorts, opened
-from snvrag.config import ModelConfig, RunConfig, TrainConfig, run_config
+from snvrag.config import DEFAULT_LOG_EVERY, ModelConfig, RunConfig, TrainConfig, run_config
 from snvrag.dataset import (
     Batch,
     WindowBatches,
@@ -37,6 +37,8 @@ from snvrag.observer import SilentObserver, TrainingObserver, TrainReport
 from snvrag.panel import Panel
 from snvrag.run_folder import (
     CHECKPOINTS,
+    TENSORBOARD,
+    TRAIN_LOG,
     check_identity,
     check_run_folder,
     next_run_folder,
@@ -45,6 +47,7 @@ from snvrag.run_folder import (
     write_identity,
     write_metrics,
 )
+from snvrag.run_log import RunLog
 from snvrag.windows import WindowPlan
 
 logger = logging.getLogger(__name__)
@@ -92,6 +95,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     tensorboard: bool = False,
+    log_every: int = DEFAULT_LOG_EVERY,
     observer: TrainingObserver | None = None,
 ) -> TrainReport:
     """Train a model on a reference panel, building haplotype indexes just in time.
@@ -112,6 +116,7 @@ def train(
         resume: go on from the newest checkpoint in ``output``.
         force: replace the run in ``output``.
         tensorboard: also write TensorBoard events to ``output/logs``.
+        log_every: batches between two status lines in ``output/train.log``.
         observer: told of progress.
 
     Raises:
@@ -120,6 +125,8 @@ def train(
     """
     started = time.perf_counter()
     config = config or run_config({})
+    if log_every < 1:
+        raise UsageError(f"--log-every {log_every}: must be at least 1")
     maps = GeneticMap.read(genetic_map) if genetic_map else GeneticMap.uniform()
     if output is None:
         if resume:
@@ -133,23 +140,26 @@ def train(
         with IndexStore.open(index_dir or default_index_dir(panel), reference, plan) as store:
             cohorts = Cohorts.choose(reference, store, config.train, learners, judges)
             prepare_run_folder(output, resume=resume, force=force)
-            trainer = Trainer(
-                reference,
-                store,
-                plan,
-                config,
-                output,
-                resolve_device(device),
-                started,
-                observer,
-                maps,
-                cohorts,
-                sites,
-            )
-            retrieval.set_threads(threads)
-            copying.set_threads(threads)
-            trainer.start(set_threads(threads), max_memory, resume=resume, tensorboard=tensorboard)
-            return trainer.run()
+            with RunLog(output / TRAIN_LOG, observer, log_every) as log:
+                trainer = Trainer(
+                    reference,
+                    store,
+                    plan,
+                    config,
+                    output,
+                    resolve_device(device),
+                    started,
+                    log,
+                    maps,
+                    cohorts,
+                    sites,
+                )
+                retrieval.set_threads(threads)
+                copying.set_threads(threads)
+                trainer.start(
+                    set_threads(threads), max_memory, resume=resume, tensorboard=tensorboard
+                )
+                return trainer.run()
 
 
 @dataclass(slots=True)
@@ -248,7 +258,7 @@ class Trainer:
                 train.lr,
             )
         if tensorboard:
-            self.tensorboard = _open_tensorboard(self.output / "logs")
+            self.tensorboard = _open_tensorboard(self.output / TENSORBOARD)
         self.observer.on_start(self._start_block(threads))
 
     def _start_block(self, threads: int) -> dict[str, object]:

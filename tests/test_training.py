@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import mosaic
 
+from snvrag import run_folder
 from snvrag.checkpoint import load_weights
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
 from snvrag.errors import InputError, MismatchError, OutputError, UsageError
@@ -23,6 +24,12 @@ CONFIG = RunConfig(
     ModelConfig(dims=16, heads=2, layers=1, af_frequencies=4, dropout=0.1),
     TrainConfig(batch_size=8, epochs=2, warmup_steps=3, lr=3e-3, patience=9),
 )
+
+
+@pytest.fixture(autouse=True)
+def quick_curves(monkeypatch):
+    """Drawing takes longer than these epochs; tests/test_run_log.py holds it to account."""
+    monkeypatch.setattr(run_folder, "plot_training", lambda rows, path: path.touch())
 
 
 def with_train(**changes):
@@ -74,6 +81,8 @@ def test_run_folder_holds_what_it_should(mosaic_panel, tmp_path):
         "model.safetensors",
         "metrics.csv",
         "metrics.jsonl",
+        "metrics.png",
+        "train.log",
         "checkpoints",
     }
     with (run / "metrics.csv").open() as handle:

@@ -22,7 +22,7 @@ from snvrag.cli.options import (
     parse_memory,
     with_common,
 )
-from snvrag.config import TOML_NAME, RunConfig, read_toml
+from snvrag.config import DEFAULT_LOG_EVERY, TOML_NAME, RunConfig, read_toml
 from snvrag.errors import UsageError
 
 if TYPE_CHECKING:
@@ -118,6 +118,14 @@ def train(
     gamma: Annotated[
         float | None,
         typer.Option("--gamma", help="Focal loss; 0 is cross-entropy.", rich_help_panel=TRAINING),
+    ] = None,
+    genotype_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--genotype-weight",
+            help="Weight of the phased genotypes' loss.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     mask_levels: Annotated[
         str | None,
@@ -219,6 +227,15 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    log_every: Annotated[
+        int,
+        typer.Option(
+            "--log-every",
+            min=1,
+            help="Batches between status lines in RUN/train.log.",
+            rich_help_panel=RUNTIME,
+        ),
+    ] = DEFAULT_LOG_EVERY,
     tensorboard: Annotated[
         bool,
         typer.Option(
@@ -251,6 +268,7 @@ def train(
             resume=resume,
             force=common.force,
             tensorboard=tensorboard,
+            log_every=log_every,
             observer=view,
         )
     except KeyboardInterrupt:
@@ -293,6 +311,7 @@ def _train_settings(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
             *("max_seq_len", "preset", "dims", "layers", "heads", "epoch_batches"),
             *("k", "dropout", "epochs", "batch_size", "accumulate", "lr", "warmup_steps", "gamma"),
             *("array_share", "random_share", "sites_share"),
+            "genotype_weight",
             *("rare_threshold", "flank_windows", "validation_fraction", "validation_batch"),
             *("patience", "min_delta", "checkpoint_every", "seed"),
         )
