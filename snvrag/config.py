@@ -260,7 +260,7 @@ PRESET_TRAINING: Mapping[str, TrainConfig] = {
     ),
     "tiny": TrainConfig(epochs=4, batch_size=16, lr=2e-3, warmup_steps=20),
     "small": TrainConfig(epochs=8, batch_size=24, lr=1e-3, warmup_steps=50),
-    "base": TrainConfig(epochs=20, batch_size=72, lr=2e-4, warmup_steps=500, accumulate=2),
+    "base": TrainConfig(epochs=20, batch_size=72, lr=7.5e-5, warmup_steps=500, accumulate=2),
 }
 
 
