@@ -123,6 +123,9 @@ class MaskConfig:
 
 
 NETWORKS = ("bert", "light")
+TRAINING_INDEXES = ("binary", "embedding")
+REFRESH_EPOCH = "epoch"
+REFRESH_POLICIES = (REFRESH_EPOCH, "never")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,10 @@ class TrainConfig:
     """Observed sites to either side of the window that help to rank haplotypes."""
     min_observed: int = 40
     """Ranking reaches further into the flanks until it has this many observed sites."""
+    index_kind: str = "binary"
+    """What the nearest haplotypes are found with: packed alleles, or the network's embedding."""
+    refresh_index: str = REFRESH_EPOCH
+    """When ``embedding`` indexes take up the network's weights: each ``epoch``, or ``never``."""
     evidence_observed: int = 1500
     """Most observed sites to either side that the copying model looks at, within 2 cM."""
     validation_fraction: float = 0.1
@@ -242,6 +249,12 @@ class TrainConfig:
             _require(value >= 0, f"--{name.replace('_', '-')} {value}: must not be negative")
         _require(self.lr > 0, f"--lr {self.lr}: must be positive")
         _require(self.clip > 0, f"--clip {self.clip}: must be positive")
+        for name, known in (("index_kind", TRAINING_INDEXES), ("refresh_index", REFRESH_POLICIES)):
+            _require(
+                getattr(self, name) in known,
+                f"--{name.replace('_', '-')} {getattr(self, name)}: is neither of "
+                f"{', '.join(known)}",
+            )
         _require(
             self.genotype_weight >= 0,
             f"--genotype-weight {self.genotype_weight}: must not be negative",
@@ -272,6 +285,13 @@ class RunConfig:
     mask: MaskConfig = field(default_factory=MaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.train.index_kind == "binary" or self.model.network == "bert",
+            "--index-kind embedding: the network of preset light has no embedding",
+            "use --preset tiny, small or base, or --index-kind binary",
+        )
 
 
 def from_mapping(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:

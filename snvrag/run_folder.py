@@ -20,7 +20,7 @@ from snvrag.config import (
     WindowConfig,
     run_config_from_json,
 )
-from snvrag.errors import InputError, MismatchError, OutputError
+from snvrag.errors import InputError, MismatchError, OutputError, UsageError
 from snvrag.model import LightNetwork, RagBert, SiteEmbedder, SiteEmbedding, build_network
 from snvrag.panel import Panel
 from snvrag.plots import have_matplotlib, plot_training
@@ -164,6 +164,22 @@ def write_metrics(output: Path, rows: Sequence[Mapping[str, float | int]]) -> No
             plot_training(rows, temporary)
     elif len(rows) == 1:
         logger.info("no %s: matplotlib is not installed (pip install 'snvrag[plots]')", CURVES)
+
+
+def open_tensorboard(output: Path) -> Any:
+    """A TensorBoard writer to ``output/logs``.
+
+    Raises:
+        UsageError: the package is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(
+            "--tensorboard: the tensorboard package is not installed",
+            "pip install 'snvrag[tensorboard]'",
+        ) from error
+    return SummaryWriter(str(output / TENSORBOARD))
 
 
 def load_embedder(run: Path | None, windows: WindowConfig, seed: int | None) -> SiteEmbedder:

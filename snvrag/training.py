@@ -32,16 +32,16 @@ from snvrag.genetic_map import GeneticMap
 from snvrag.index_store import IndexStore, default_index_dir
 from snvrag.losses import training_loss
 from snvrag.metrics import METHODS, Score
-from snvrag.model import build_network
+from snvrag.model import RagBert, build_network
 from snvrag.observer import SilentObserver, TrainingObserver, TrainReport
 from snvrag.panel import Panel
 from snvrag.run_folder import (
     CHECKPOINTS,
-    TENSORBOARD,
     TRAIN_LOG,
     check_identity,
     check_run_folder,
     next_run_folder,
+    open_tensorboard,
     prepare_run_folder,
     run_identity,
     write_identity,
@@ -212,6 +212,8 @@ class Trainer:
         )
         torch.manual_seed(config.train.seed)
         self.model = build_network(config.model, config.windows.max_seq_len).to(device)
+        if isinstance(self.model, RagBert) and config.train.index_kind == "embedding":
+            self.batches.embed(self.model.embedding)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
         )
@@ -258,7 +260,7 @@ class Trainer:
                 train.lr,
             )
         if tensorboard:
-            self.tensorboard = _open_tensorboard(self.output / TENSORBOARD)
+            self.tensorboard = open_tensorboard(self.output)
         self.observer.on_start(self._start_block(threads))
 
     def _start_block(self, threads: int) -> dict[str, object]:
@@ -332,6 +334,8 @@ class Trainer:
             train.epoch_batches,
         )
         self.model.train()
+        if self.batches.embedding is not None:
+            self.batches.embedding.begin_epoch(progress.epoch)
         self.optimizer.zero_grad(set_to_none=True)
         began, before = time.perf_counter(), progress.epoch_seconds
         done_before = progress.next_batch
@@ -495,14 +499,3 @@ class Trainer:
         save_checkpoint(self.output / CHECKPOINTS, self.model, self.optimizer, state)
         self._saved_at = time.perf_counter()
         self._save_seconds = self._saved_at - began
-
-
-def _open_tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError(
-            "--tensorboard: the tensorboard package is not installed",
-            "pip install 'snvrag[tensorboard]'",
-        ) from error
-    return SummaryWriter(str(folder))

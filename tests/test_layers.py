@@ -23,7 +23,16 @@ ORDER = (
         "copying",
         "evidence",
     ),
-    *("model", "losses", "distributed", "checkpoint", "calibration", "metrics", "evaluation"),
+    *(
+        "model",
+        "live_embedding",
+        "losses",
+        "distributed",
+        "checkpoint",
+        "calibration",
+        "metrics",
+        "evaluation",
+    ),
     *("plots", "dataset", "run_folder", "observer", "run_log"),
     *(
         "training",

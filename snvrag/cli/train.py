@@ -199,6 +199,23 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    index_kind: Annotated[
+        str | None,
+        typer.Option(
+            "--index-kind",
+            help="Find haplotypes by binary (default) or, far slower and to the same end, by the "
+            "network's own embedding.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    refresh_index: Annotated[
+        str | None,
+        typer.Option(
+            "--refresh-index",
+            help="With --index-kind embedding: take up new weights each epoch (default) or never.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     validation_fraction: Annotated[
         float | None,
         typer.Option(
@@ -311,7 +328,7 @@ def _train_settings(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
             *("max_seq_len", "preset", "dims", "layers", "heads", "epoch_batches"),
             *("k", "dropout", "epochs", "batch_size", "accumulate", "lr", "warmup_steps", "gamma"),
             *("array_share", "random_share", "sites_share"),
-            "genotype_weight",
+            *("genotype_weight", "index_kind", "refresh_index"),
             *("rare_threshold", "flank_windows", "validation_fraction", "validation_batch"),
             *("patience", "min_delta", "checkpoint_every", "seed"),
         )
@@ -330,6 +347,12 @@ def _train_settings(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
     for name, setting in (("mask_levels", "levels"), ("mask_raise_every", "raise_every")):
         if name in chosen:
             chosen[setting] = chosen.pop(name)
+    if "refresh_index" in chosen and chosen.get("index_kind", "binary") == "binary":
+        raise UsageError(
+            f"--refresh-index {chosen['refresh_index']}: a binary index depends on no weights and "
+            "is never stale",
+            "leave it out, or add --index-kind embedding",
+        )
     for name in _PATHS_IN_TOML:
         chosen[name] = Path(chosen[name]) if chosen.get(name) is not None else None
     return chosen
