@@ -26,7 +26,7 @@ from snvrag.evidence import prior_logit
 from snvrag.index_store import IndexStore
 from snvrag.live_embedding import LiveEmbedding
 from snvrag.masking import MaskMaker
-from snvrag.model import SiteEmbedding, allele_tokens, to_sequence
+from snvrag.model import Network, RagBert, allele_tokens, to_sequence
 from snvrag.panel import Panel
 from snvrag.retrieval import Neighbours
 from snvrag.tokens import ALT
@@ -293,10 +293,11 @@ class WindowBatches:
         """Who is predicted in an epoch; None is validation."""
         return self.cohorts.validation if epoch is None else self.cohorts.training
 
-    def embed(self, embedding: SiteEmbedding) -> None:
-        """Retrieve through ``embedding``, a network's own, instead of packed alleles."""
-        length, refresh = self.config.windows.max_seq_len, self.config.train.refresh_index
-        self.embedding = LiveEmbedding(embedding, length, refresh, self._keep)
+    def embed(self, network: Network) -> None:
+        """Retrieve through the embedding of ``network``, if it has one, not by packed alleles."""
+        if isinstance(network, RagBert):
+            length, refresh = self.config.windows.max_seq_len, self.config.train.refresh_index
+            self.embedding = LiveEmbedding(network.embedding, length, refresh, self._keep)
 
     def mask(self, item: BatchPlan, epoch: int | None, start: int, end: int) -> NDArray[np.bool_]:
         """Mask of panel rows ``[start, end)`` for a batch; ``epoch`` None is validation."""

@@ -182,6 +182,13 @@ def open_tensorboard(output: Path) -> Any:
     return SummaryWriter(str(output / TENSORBOARD))
 
 
+def write_scalars(writer: Any, row: Mapping[str, float | int], step: int) -> None:
+    """Give an epoch's figures to a TensorBoard writer, if any: ``val_loss`` becomes ``val/loss``."""
+    if writer is not None:
+        for name, value in row.items():
+            writer.add_scalar(name.replace("_", "/", 1), value, step)
+
+
 def load_embedder(run: Path | None, windows: WindowConfig, seed: int | None) -> SiteEmbedder:
     """The embedding of a trained run, or without one an untrained embedding of preset ``tiny``.
 

@@ -32,7 +32,7 @@ from snvrag.genetic_map import GeneticMap
 from snvrag.index_store import IndexStore, default_index_dir
 from snvrag.losses import training_loss
 from snvrag.metrics import METHODS, Score
-from snvrag.model import RagBert, build_network
+from snvrag.model import build_network
 from snvrag.observer import SilentObserver, TrainingObserver, TrainReport
 from snvrag.panel import Panel
 from snvrag.run_folder import (
@@ -46,6 +46,7 @@ from snvrag.run_folder import (
     run_identity,
     write_identity,
     write_metrics,
+    write_scalars,
 )
 from snvrag.run_log import RunLog
 from snvrag.windows import WindowPlan
@@ -212,8 +213,8 @@ class Trainer:
         )
         torch.manual_seed(config.train.seed)
         self.model = build_network(config.model, config.windows.max_seq_len).to(device)
-        if isinstance(self.model, RagBert) and config.train.index_kind == "embedding":
-            self.batches.embed(self.model.embedding)
+        if config.train.index_kind == "embedding":
+            self.batches.embed(self.model)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
         )
@@ -475,9 +476,7 @@ class Trainer:
         progress.finished = progress.stopped_early or progress.epoch >= train.epochs
         progress.next_batch, progress.epoch_seconds, self.score = 0, 0.0, Score()
         write_metrics(self.output, self.rows)
-        if self.tensorboard is not None:
-            for name, value in row.items():
-                self.tensorboard.add_scalar(name.replace("_", "/", 1), value, progress.step)
+        write_scalars(self.tensorboard, row, progress.step)
         self._save()
         self.observer.on_epoch(row)
 

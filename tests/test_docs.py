@@ -71,6 +71,7 @@ def test_the_table_shows_the_defaults_of_preset_base():
     for config in (WindowConfig(), MaskConfig(), PRESETS["base"], PRESET_TRAINING["base"]):
         values |= {field.name: getattr(config, field.name) for field in fields(config)}
     values |= {"gamma": values["focal_gamma"], "mask_levels": values["levels"]}
+    values["mask_raise_every"] = values["raise_every"]
     for option, text in shown.items():
         value = values[option.removeprefix("--").replace("-", "_")]
         value = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
