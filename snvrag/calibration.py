@@ -5,7 +5,7 @@ is ECE = Σ_b n_b / N · |mean predicted_b − mean observed_b| (Naeini et al. 2
 genotypes the mean of their own (classwise-ECE, Kull et al. 2019).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -90,6 +90,32 @@ class Reliability:
         self.predicted += np.bincount(place, predicted, _BINS)
         self.observed += np.bincount(place, observed, _BINS)
 
+    def merge(self, other: "Reliability") -> None:
+        """Add the sums of another part of the data."""
+        self.n += other.n
+        self.predicted += other.predicted
+        self.observed += other.observed
+
+    def state(self) -> dict[str, list[float]]:
+        """The sums as plain numbers."""
+        return {name: getattr(self, name).tolist() for name in ("n", "predicted", "observed")}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Sequence[float]]) -> "Reliability":
+        """Rebuild from :meth:`state`."""
+        return cls(
+            np.array(state["n"], dtype=np.int64),
+            np.array(state["predicted"], dtype=np.float64),
+            np.array(state["observed"], dtype=np.float64),
+        )
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error so far; NaN without predictions."""
+        total = int(self.n.sum())
+        wrong = float(np.abs(self.predicted - self.observed).sum())
+        return wrong / total if total else float("nan")
+
     def result(self) -> Calibration:
         """The bins so far."""
         bins = [
@@ -97,9 +123,7 @@ class Reliability:
             for p, o, n in zip(self.predicted, self.observed, self.n, strict=True)
             if n
         ]
-        total = int(self.n.sum())
-        error = float(np.abs(self.predicted - self.observed).sum())
-        return Calibration(bins, error / total if total else float("nan"))
+        return Calibration(bins, self.error)
 
 
 class GenotypeReliability:

@@ -3,7 +3,8 @@
     run/
       config.json            what was trained, on which panel, with which settings
       model.safetensors      the best weights so far (rare-variant F1 on held-out samples)
-      metrics.csv .jsonl     one row per epoch
+      metrics.csv .jsonl     one row per epoch; metrics.png its curves, with matplotlib
+      train.log              start block, status lines, epochs; grows while training runs
       checkpoints/step-N/    model.safetensors, optimizer.safetensors, state.json: for --resume
 
 Nothing here is ever unpickled, and weights carry no provenance, so equal runs give equal bytes.

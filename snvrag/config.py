@@ -13,6 +13,7 @@ from snvrag.errors import InputError, UsageError
 
 DEFAULT_WINDOW_SIZE = 511
 DEFAULT_MAX_SEQ_LEN = 512
+DEFAULT_LOG_EVERY = 500
 SOS_TOKENS = 1
 TOML_NAME = "snvrag.toml"
 _MAX_TOML_BYTES = 1 << 20
@@ -122,6 +123,9 @@ class MaskConfig:
 
 
 NETWORKS = ("bert", "light")
+TRAINING_INDEXES = ("binary", "embedding")
+REFRESH_EPOCH = "epoch"
+REFRESH_POLICIES = (REFRESH_EPOCH, "never")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,8 @@ class TrainConfig:
     """Largest norm of the gradient."""
     focal_gamma: float = 0.0
     """0 is cross-entropy, which keeps dosages calibrated; the original used 2."""
+    genotype_weight: float = 0.0
+    """Weight of the loss of phased genotypes beside that of haplotypes; matters with γ only."""
     patience: int = 5
     """Epochs without improvement of the rare-variant metric before training stops."""
     min_delta: float = 0.001
@@ -206,6 +212,10 @@ class TrainConfig:
     """Observed sites to either side of the window that help to rank haplotypes."""
     min_observed: int = 40
     """Ranking reaches further into the flanks until it has this many observed sites."""
+    index_kind: str = "binary"
+    """What the nearest haplotypes are found with: packed alleles, or the network's embedding."""
+    refresh_index: str = REFRESH_EPOCH
+    """When ``embedding`` indexes take up the network's weights: each ``epoch``, or ``never``."""
     evidence_observed: int = 1500
     """Most observed sites to either side that the copying model looks at, within 2 cM."""
     validation_fraction: float = 0.1
@@ -239,6 +249,16 @@ class TrainConfig:
             _require(value >= 0, f"--{name.replace('_', '-')} {value}: must not be negative")
         _require(self.lr > 0, f"--lr {self.lr}: must be positive")
         _require(self.clip > 0, f"--clip {self.clip}: must be positive")
+        for name, known in (("index_kind", TRAINING_INDEXES), ("refresh_index", REFRESH_POLICIES)):
+            _require(
+                getattr(self, name) in known,
+                f"--{name.replace('_', '-')} {getattr(self, name)}: is neither of "
+                f"{', '.join(known)}",
+            )
+        _require(
+            self.genotype_weight >= 0,
+            f"--genotype-weight {self.genotype_weight}: must not be negative",
+        )
         _require(self.focal_gamma >= 0, f"--gamma {self.focal_gamma}: must not be negative")
         _require(
             0.0 < self.validation_fraction < 1.0,
@@ -253,7 +273,7 @@ PRESET_TRAINING: Mapping[str, TrainConfig] = {
     ),
     "tiny": TrainConfig(epochs=4, batch_size=16, lr=2e-3, warmup_steps=20),
     "small": TrainConfig(epochs=8, batch_size=24, lr=1e-3, warmup_steps=50),
-    "base": TrainConfig(epochs=20, batch_size=72, lr=2e-4, warmup_steps=500, accumulate=2),
+    "base": TrainConfig(epochs=20, batch_size=72, lr=7.5e-5, warmup_steps=500, accumulate=2),
 }
 
 
@@ -265,6 +285,13 @@ class RunConfig:
     mask: MaskConfig = field(default_factory=MaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.train.index_kind == "binary" or self.model.network == "bert",
+            "--index-kind embedding: the network of preset light has no embedding",
+            "use --preset tiny, small or base, or --index-kind binary",
+        )
 
 
 def from_mapping(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:

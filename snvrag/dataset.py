@@ -25,8 +25,9 @@ from snvrag.distributed import to_device
 from snvrag.dosage import leave_one_out_counts
 from snvrag.evidence import prior_logit
 from snvrag.index_store import IndexStore
+from snvrag.live_embedding import LiveEmbedding
 from snvrag.masking import MaskMaker
-from snvrag.model import allele_tokens, to_sequence
+from snvrag.model import Network, RagBert, allele_tokens, to_sequence
 from snvrag.panel import Panel
 from snvrag.retrieval import Neighbours
 from snvrag.tokens import ALT
@@ -287,6 +288,8 @@ class WindowBatches:
         self.cohorts = cohorts
         held_out = np.isin(panel.haplotype_sample, cohorts.held_out)
         self._keep = ~held_out
+        self.embedding: LiveEmbedding | None = None
+        """Finds the nearest haplotypes in the place of the packed alleles; see :meth:`embed`."""
         self._kept = np.flatnonzero(self._keep)
         # The last entry answers for -1, "none".
         self._place = np.full(panel.n_haplotypes + 1, -1, dtype=np.int64)
@@ -296,6 +299,12 @@ class WindowBatches:
     def cohort(self, epoch: int | None) -> Cohort:
         """Who is predicted in an epoch; None is validation."""
         return self.cohorts.validation if epoch is None else self.cohorts.training
+
+    def embed(self, network: Network) -> None:
+        """Retrieve through the embedding of ``network``, if it has one, not by packed alleles."""
+        if isinstance(network, RagBert):
+            length, refresh = self.config.windows.max_seq_len, self.config.train.refresh_index
+            self.embedding = LiveEmbedding(network.embedding, length, refresh, self._keep)
 
     def mask(self, item: BatchPlan, epoch: int | None, start: int, end: int) -> NDArray[np.bool_]:
         """Mask of panel rows ``[start, end)`` for a batch; ``epoch`` None is validation."""
@@ -370,10 +379,22 @@ class WindowBatches:
             window.index, self.config.train.flank_windows
         )
         queries = own.alleles(rows)
+        inside = queries[:, first:last]
+        if self.embedding is not None:
+            found = self.embedding.search(
+                window.index,
+                self.store.get(window.index).alleles(np.arange(self.panel.n_haplotypes)),
+                observed[first:last],
+                self.panel.af[window.start : window.end],
+                inside,
+                self.config.model.k,
+                exclude,
+            )
+            return found, inside
         found = context.masked(ranking, keep=self._keep).search(
             queries, self.config.model.k, exclude, device=str(self.device)
         )
-        return found, queries[:, first:last]
+        return found, inside
 
     def _evidence(
         self,

@@ -8,11 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+BIN_EDGES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Bins of minor-allele frequency that accuracy is told by, closed on the right."""
+# Keeps a frequency such as 24/480 == 0.05 in the bin that ends there.
+_EDGE_TOLERANCE = 1e-9
+
 
 def minor_allele_frequency(af: NDArray[np.floating]) -> NDArray[np.float64]:
     """MAF = min(AF, 1 - AF): float64, shaped like ``af``."""
     frequency = np.asarray(af, dtype=np.float64)
     return np.minimum(frequency, 1.0 - frequency)
+
+
+def frequency_bin(maf: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Number of the bin of :data:`BIN_EDGES` that each frequency lies in: int64, -1 for 0."""
+    upper = np.asarray(BIN_EDGES[1:]) + _EDGE_TOLERANCE
+    place = np.searchsorted(upper, maf, side="left").clip(max=len(upper) - 1)
+    return np.where(np.asarray(maf) > 0, place, -1)
 
 
 def leave_one_out_counts(
@@ -61,6 +73,11 @@ class PooledR2:
         self.tt += float(x @ x)
         self.dd += float(y @ y)
         self.td += float(x @ y)
+
+    def merge(self, other: "PooledR2") -> None:
+        """Add the sums of another part of the data."""
+        for name in ("n", "t", "d", "tt", "dd", "td"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def value(self) -> float:
         """The squared correlation so far."""

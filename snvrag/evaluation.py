@@ -22,16 +22,13 @@ from snvrag.calibration import (
     Reliability,
     quality_accuracy,
 )
-from snvrag.dosage import PooledR2, minor_allele_frequency
+from snvrag.dosage import BIN_EDGES, PooledR2, frequency_bin, minor_allele_frequency
 from snvrag.errors import InputError, UsageError
 from snvrag.panel import Panel
 from snvrag.provenance import Progress
 from snvrag.sites import plain_chromosome
 from snvrag.vcf import DosageReader, check_complete, read_sites
 
-BIN_EDGES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-# Keeps a frequency such as 24/480 == 0.05 in the bin that ends there.
-_EDGE_TOLERANCE = 1e-9
 _CONSTANT = 1e-9
 _EVERY = 256
 # What rounding of DS to three decimals can add.
@@ -323,13 +320,10 @@ def _summarise(label: str, samples: Sequence[str], data: _Compared) -> Evaluatio
             concordance=_share(agrees[rows], known[rows]),
         )
 
+    place = frequency_bin(maf)
     bins = [
-        accuracy(
-            low,
-            high,
-            (maf > (low + _EDGE_TOLERANCE if low else 0.0)) & (maf <= high + _EDGE_TOLERANCE),
-        )
-        for low, high in pairwise(BIN_EDGES)
+        accuracy(low, high, place == number)
+        for number, (low, high) in enumerate(pairwise(BIN_EDGES))
     ]
     people = []
     for column, name in enumerate(samples):

@@ -401,21 +401,3 @@ class RagBert(Network):
 def build_network(config: ModelConfig, max_seq_len: int) -> "LightNetwork | RagBert":
     """The network that ``config`` describes, with fresh weights."""
     return LightNetwork(config) if config.network == "light" else RagBert(config, max_seq_len)
-
-
-def masked_loss(logits: Tensor, labels: Tensor, scored: Tensor, gamma: float = 0.0) -> Tensor:
-    """Sum of the focal loss (Lin et al. 2017) over scored positions; γ = 0 is cross-entropy.
-
-    ``-(1 - p)^γ log p`` with p the probability of the true allele, from logits. Divide by the
-    number of scored positions of the whole batch for the mean.
-
-    Args:
-        logits: float32 [R, L], logit of ALT.
-        labels: float32 [R, L], 1 for ALT.
-        scored: bool [R, L], masked real sites; nothing else adds to the loss or its gradient.
-    """
-    chosen, truth = logits[scored], labels[scored]
-    loss = F.binary_cross_entropy_with_logits(chosen, truth, reduction="none")
-    if gamma > 0:
-        loss = loss * (1.0 - torch.exp(-loss)).pow(gamma)
-    return loss.sum()

@@ -1,13 +1,17 @@
 """Figures, with matplotlib (the extra ``plots``)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from snvrag.calibration import occupied
+from snvrag.dosage import BIN_EDGES
 from snvrag.errors import UsageError
+from snvrag.metrics import R2_BINS
 
 if TYPE_CHECKING:
     from snvrag.calibration import Calibration
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
 _MARKERS = "osD^vPX*"
 _DASHES = ("-", "--", ":")
 _LOWEST_MAF = 0.001
+# Frequent minor alleles are dark, so that the eye orders the lines.
+_RARE_TO_COMMON = (0.95, 0.12)
+Row = Mapping[str, float | int]
 
 
 def _pyplot() -> Any:
@@ -113,3 +120,105 @@ def _finish_square(axes: Any, x: str, y: str) -> None:
         axes.legend(frameon=False, loc="upper left", fontsize=8)
     else:
         axes.text(0.5, 0.4, "not in the file", ha="center", color="0.4")
+
+
+def have_matplotlib() -> bool:
+    """Whether figures can be drawn."""
+    try:
+        return find_spec("matplotlib") is not None
+    except ValueError:
+        # What a blocked import leaves behind has no specification.
+        return False
+
+
+def plot_training(rows: Sequence[Row], path: Path) -> None:
+    """Curves of a training run as PNG at ``path``, one point per epoch.
+
+    Loss, F1 at rare sites, dosage r² by minor-allele frequency and learning rate. The baselines
+    that training does not change are dashed.
+
+    Args:
+        rows: rows of ``metrics.csv``, at least one.
+        path: the file to write.
+    """
+    # Without pyplot: it holds every figure of the process, and training draws many.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 8.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    (loss, f1), (r2, rate) = figure.subplots(2, 2)
+    epochs = [row["epoch"] for row in rows]
+    best = max(rows, key=lambda row: np.nan_to_num(row["val_rare_f1"], nan=-1.0))["epoch"]
+    _curve(loss, rows, "train_loss", "training, rising mask rate", "C7", marker=".")
+    _curve(loss, rows, "val_loss", "held out: model", "C0")
+    _baseline(loss, rows, "copying_loss", "held out: copying model", "C1")
+    loss.set_ylabel("cross-entropy per masked site")
+    _curve(f1, rows, "val_rare_f1", "model", "C0")
+    _baseline(f1, rows, "copying_rare_f1", "copying model", "C1")
+    _baseline(f1, rows, "nearest_rare_f1", "nearest haplotype", "C2")
+    f1.set_ylabel("F1 at rare sites, held out")
+    _draw_bins(r2, rows)
+    _curve(rate, rows, "lr", "at the epoch's last step", "C3")
+    rate.set_ylabel("learning rate")
+    rate.set_ylim(bottom=0)
+    for axes in (loss, f1, r2, rate):
+        axes.set_xlabel("epoch")
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        if axes is not rate:
+            axes.axvline(best, color="0.75", linewidth=1, zorder=0)
+        if axes is not r2:
+            axes.legend(frameon=False, fontsize=8)
+    figure.suptitle(
+        f"held-out samples at masked sites; best epoch {best} (rare F1 "
+        f"{rows[int(best) - int(epochs[0])]['val_rare_f1']:.4f})",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=120, format="png")
+
+
+def _curve(
+    axes: Any, rows: Sequence[Row], name: str, label: str, color: Any, marker: str = "o"
+) -> None:
+    axes.plot(
+        [row["epoch"] for row in rows],
+        [row[name] for row in rows],
+        label=label,
+        color=color,
+        marker=marker,
+        markersize=4,
+        linewidth=1.5,
+    )
+
+
+def _baseline(axes: Any, rows: Sequence[Row], name: str, label: str, color: Any) -> None:
+    if not np.isnan(rows[-1][name]):
+        axes.axhline(rows[-1][name], label=label, color=color, linewidth=1.2, linestyle="--")
+
+
+def _draw_bins(axes: Any, rows: Sequence[Row]) -> None:
+    from matplotlib import colormaps
+
+    shades = colormaps["viridis"](np.linspace(*_RARE_TO_COMMON, len(R2_BINS)))
+    drawn = [
+        (name, f"{low:g}–{high:g}", shade)
+        for name, (low, high), shade in zip(R2_BINS, pairwise(BIN_EDGES), shades, strict=True)
+        if not all(np.isnan(row[f"val_{name}"]) for row in rows)
+    ]
+    # The most frequent bin lies highest: the legend follows the lines.
+    for name, label, shade in reversed(drawn):
+        _curve(axes, rows, f"val_{name}", label, shade)
+        _baseline(axes, rows, f"copying_{name}", "", shade)
+    axes.set_ylabel("dosage r², held out (dashed: copying model)")
+    if drawn:
+        axes.legend(
+            title="minor-allele frequency",
+            title_fontsize=8,
+            fontsize=8,
+            frameon=False,
+            ncols=4,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.13),
+        )

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from snvrag.config import (
 from snvrag.errors import InputError, MismatchError, OutputError, UsageError
 from snvrag.model import LightNetwork, RagBert, SiteEmbedder, SiteEmbedding, build_network
 from snvrag.panel import Panel
+from snvrag.plots import have_matplotlib, plot_training
 from snvrag.provenance import (
     atomic_file,
     prepare_output_folder,
@@ -31,12 +33,17 @@ from snvrag.provenance import (
 )
 from snvrag.windows import WindowPlan
 
+logger = logging.getLogger(__name__)
+
 RUN_FORMAT = "snvrag-run"
 RUN_VERSION = 2
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 DEFAULT_RUN_NAME = "snvrag-run"
-_OWN_FILES = (CONFIG, WEIGHTS, "metrics.csv", "metrics.jsonl")
+TRAIN_LOG = "train.log"
+CURVES = "metrics.png"
+TENSORBOARD = "logs"
+_OWN_FILES = (CONFIG, WEIGHTS, "metrics.csv", "metrics.jsonl", CURVES, TRAIN_LOG)
 
 
 def next_run_folder(parent: Path) -> Path:
@@ -89,7 +96,8 @@ def prepare_run_folder(output: Path, *, resume: bool, force: bool) -> Path:
     if occupied and force and not resume:
         for name in _OWN_FILES:
             (output / name).unlink(missing_ok=True)
-        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+        for name in (CHECKPOINTS, TENSORBOARD):
+            shutil.rmtree(output / name, ignore_errors=True)
     return output
 
 
@@ -150,7 +158,10 @@ def _first_difference(key: str, saved: Any, now: Any) -> str:
 
 
 def write_metrics(output: Path, rows: Sequence[Mapping[str, float | int]]) -> None:
-    """Write ``metrics.csv`` and ``metrics.jsonl``, one row per epoch, atomically."""
+    """Write ``metrics.csv``, ``metrics.jsonl`` and ``metrics.png``, one row per epoch, atomically.
+
+    The figure needs matplotlib (the extra ``plots``); without, there is none.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -164,6 +175,11 @@ def write_metrics(output: Path, rows: Sequence[Mapping[str, float | int]]) -> No
             for row in rows
         ]
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if have_matplotlib():
+        with atomic_file(output / CURVES) as temporary:
+            plot_training(rows, temporary)
+    elif len(rows) == 1:
+        logger.info("no %s: matplotlib is not installed (pip install 'snvrag[plots]')", CURVES)
 
 
 def open_tensorboard(output: Path) -> Any:
@@ -179,7 +195,14 @@ def open_tensorboard(output: Path) -> Any:
             "--tensorboard: the tensorboard package is not installed",
             "pip install 'snvrag[tensorboard]'",
         ) from error
-    return SummaryWriter(str(output / "logs"))
+    return SummaryWriter(str(output / TENSORBOARD))
+
+
+def write_scalars(writer: Any, row: Mapping[str, float | int], step: int) -> None:
+    """An epoch's figures for a TensorBoard writer, if any: ``val_loss`` becomes ``val/loss``."""
+    if writer is not None:
+        for name, value in row.items():
+            writer.add_scalar(name.replace("_", "/", 1), value, step)
 
 
 def load_embedder(run: Path | None, windows: WindowConfig, seed: int | None) -> SiteEmbedder:

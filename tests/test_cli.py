@@ -193,7 +193,7 @@ def test_the_whole_path(capsys, folder):
     jit = [x for x in captured.err.splitlines() if x.startswith("JIT: built index for window")]
     assert sorted(re.findall(r"window (\d)", " ".join(jit))) == ["2", "3", "4"]
     assert all(re.fullmatch(r"JIT: .* \(60 haplotypes, \d+ ms\)", x) for x in jit)
-    for fact in ("window size", "num windows", "max seq len", "window-grouped", "panel samples"):
+    for fact in ("window size", "num windows", "MAX_SEQ_LEN", "window-grouped", "panel samples"):
         assert fact in captured.err
     log = Path("log.txt").read_text()
     assert log.count("JIT: built") == 3

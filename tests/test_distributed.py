@@ -97,7 +97,7 @@ FAULTY = """
     import os, signal, sys
     from snvrag.cli.app import main
     from snvrag.errors import WorkError
-    from snvrag.training import Trainer
+    from snvrag.trainer import Trainer
 
     original = Trainer._step
 

@@ -1,7 +1,9 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from snvrag.dosage import PooledR2, leave_one_out_counts
+from snvrag.dosage import BIN_EDGES, PooledR2, frequency_bin, leave_one_out_counts
 from snvrag.metrics import Score
 
 
@@ -75,7 +77,86 @@ def test_state_survives_json():
 
     score = make_score()[0]
     again = Score.from_state(json.loads(json.dumps(score.state())))
-    assert again == score
+    assert again.state() == score.state()
+    assert again.summary() == pytest.approx(score.summary(), nan_ok=True)
+
+
+def test_parts_scored_apart_and_merged_are_the_whole():
+    """By samples, as ranks and micro-batches cut, and by sites, as windows do."""
+    whole, probability, truth, scored, af = make_score()
+    pairs = np.array([0, 0, 1, 1, 2, 2])
+    by_sample, by_site = Score(), Score()
+    for rows in (slice(0, 2), slice(2, 6)):
+        part = Score()
+        own = pairs[rows] - pairs[rows][0]
+        part.add(probability[rows], truth[rows], scored[rows], own, af, 0.05)
+        by_sample.merge(Score.from_state(part.state()))
+    for sites in (slice(0, 13), slice(13, 50)):
+        part = Score()
+        part.add(probability[:, sites], truth[:, sites], scored[:, sites], pairs, af[sites], 0.05)
+        by_site.merge(part)
+    for merged in (by_sample, by_site):
+        assert merged.summary() == pytest.approx(whole.summary(), nan_ok=True, rel=1e-9)
+
+
+def test_r2_by_frequency_uses_the_bins_of_evaluate():
+    generator = np.random.default_rng(3)
+    samples, sites = 40, 300
+    af = generator.choice([0.0, 0.005, 0.0050001, 0.03, 0.05, 0.2, 0.5, 0.8, 0.97], sites)
+    truth = (generator.random((2 * samples, sites)) < np.maximum(af, 0.02)).astype(float)
+    probability = np.clip(truth * 0.5 + generator.random(truth.shape) * 0.5, 0, 1)
+    pairs = np.repeat(np.arange(samples), 2)
+    score = Score()
+    score.add(probability, truth, np.ones(truth.shape, dtype=bool), pairs, af, 0.05)
+    figures = score.summary()
+    maf = np.minimum(af, 1 - af)
+    for low, high in pairwise(BIN_EDGES):
+        inside = (maf > low + (1e-9 if low else 0)) & (maf <= high + 1e-9)
+        value = figures[f"r2_maf_{high:g}"]
+        if not inside.any():
+            assert np.isnan(value)
+            continue
+        flip = af[inside] > 0.5
+        p, t = probability[:, inside], truth[:, inside]
+        p, t = np.where(flip, 1 - p, p), np.where(flip, 1 - t, t)
+        dosage, true_dosage = p[::2] + p[1::2], t[::2] + t[1::2]
+        expected = np.corrcoef(dosage.ravel(), true_dosage.ravel())[0, 1] ** 2
+        assert value == pytest.approx(expected, rel=1e-9), high
+    assert not np.isnan(figures["r2_maf_0.005"])
+    assert np.isnan(figures["r2_maf_0.1"])
+
+
+def test_frequencies_on_an_edge_belong_to_the_bin_that_ends_there():
+    found = frequency_bin(np.array([0.0, 0.005, 24 / 480, 0.0500001, 0.5, 1e-9]))
+    assert found.tolist() == [-1, 0, 3, 4, 6, 0]
+
+
+def test_calibration_error_is_that_of_twenty_bins():
+    score, probability, truth, scored, af = make_score(1)
+    p = np.where(af > 0.5, 1 - probability, probability)[scored]
+    t = np.where(af > 0.5, 1 - truth, truth)[scored]
+    place = np.minimum((p * 20).astype(int), 19)
+    expected = sum(
+        (place == b).sum() / len(p) * abs(p[place == b].mean() - t[place == b].mean())
+        for b in np.unique(place)
+    )
+    assert score.summary()["ece"] == pytest.approx(expected)
+
+
+def test_calibrated_probabilities_have_a_small_error_and_squeezed_ones_a_large_one():
+    """ORIGINAL B29: the second softmax confined P(ALT) to 0.269 … 0.731."""
+    generator = np.random.default_rng(0)
+    p = generator.beta(0.3, 0.3, (40, 2000))
+    truth = (generator.random(p.shape) < p).astype(float)
+    pairs, everything = np.repeat(np.arange(20), 2), np.ones(p.shape, dtype=bool)
+    af = np.full(2000, 0.4)
+    errors = []
+    for answer in (p, np.exp(p) / (np.exp(p) + np.exp(1 - p))):
+        score = Score()
+        score.add(answer, truth, everything, pairs, af, 0.05)
+        errors.append(score.summary()["ece"])
+    assert errors[0] < 0.01
+    assert errors[1] > 0.15
 
 
 def test_nothing_scored_is_undefined_not_zero():

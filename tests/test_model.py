@@ -1,5 +1,4 @@
 import dataclasses
-import math
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from snvrag.model import (
     SiteEmbedding,
     allele_tokens,
     build_network,
-    masked_loss,
     to_sequence,
 )
 from snvrag.tokens import ALT, MASK, PAD, REF, SOS
@@ -218,39 +216,6 @@ def test_fingerprint_follows_the_weights():
     assert a.fingerprint() != b.fingerprint()
     b.load_state_dict(a.state_dict())
     assert a.fingerprint() == b.fingerprint()
-
-
-def test_loss_ignores_everything_but_scored_positions():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(3, 9, generator=generator, requires_grad=True)
-    labels = (torch.rand(3, 9, generator=generator) > 0.5).float()
-    scored = torch.rand(3, 9, generator=generator) > 0.5
-    masked_loss(logits, labels, scored).backward()
-    assert torch.equal(logits.grad != 0, scored)
-    noise = torch.where(scored, labels, 1 - labels)
-    assert masked_loss(logits, noise, scored) == masked_loss(logits, labels, scored)
-
-
-def test_loss_of_a_perfect_prediction_is_nothing():
-    """ORIGINAL B29: a second softmax left 0.0227 per perfect haplotype call."""
-    labels = torch.tensor([[0.0, 1.0]])
-    scored = torch.ones(1, 2, dtype=torch.bool)
-    for gamma in (0.0, 2.0):
-        assert masked_loss((labels * 2 - 1) * 40, labels, scored, gamma) < 1e-12
-
-
-def test_focal_loss_matches_its_formula():
-    logit, p = torch.tensor([[0.3]]), 1 / (1 + math.exp(-0.3))
-    scored = torch.ones(1, 1, dtype=torch.bool)
-    for gamma in (0.0, 0.5, 2.0):
-        expected = -((1 - p) ** gamma) * math.log(p)
-        value = masked_loss(logit, torch.ones(1, 1), scored, gamma).item()
-        assert value == pytest.approx(expected, rel=1e-5)
-
-
-def test_nothing_scored_is_zero_loss():
-    nothing = torch.zeros(1, 2, dtype=torch.bool)
-    assert masked_loss(torch.randn(1, 2), torch.zeros(1, 2), nothing).item() == 0.0
 
 
 def test_dropout_is_off_in_eval():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import mosaic
 
+from snvrag import run_folder
 from snvrag.checkpoint import load_weights
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
 from snvrag.distributed import Ranks
@@ -17,7 +18,8 @@ from snvrag.model import RagBert
 from snvrag.observer import SilentObserver
 from snvrag.optimizer import gradient_step, learning_rate, make_optimizer, rows_that_fit
 from snvrag.run_folder import next_run_folder
-from snvrag.training import Trainer, train
+from snvrag.trainer import Trainer
+from snvrag.training import train
 
 CONFIG = RunConfig(
     WindowConfig(60, 64),
@@ -25,6 +27,12 @@ CONFIG = RunConfig(
     ModelConfig(dims=16, heads=2, layers=1, af_frequencies=4, dropout=0.1),
     TrainConfig(batch_size=8, epochs=2, warmup_steps=3, lr=3e-3, patience=9),
 )
+
+
+@pytest.fixture(autouse=True)
+def quick_curves(monkeypatch):
+    """Drawing takes longer than these epochs; tests/test_run_log.py holds it to account."""
+    monkeypatch.setattr(run_folder, "plot_training", lambda rows, path: path.touch())
 
 
 def with_train(**changes):
@@ -76,6 +84,8 @@ def test_run_folder_holds_what_it_should(mosaic_panel, tmp_path):
         "model.safetensors",
         "metrics.csv",
         "metrics.jsonl",
+        "metrics.png",
+        "train.log",
         "checkpoints",
     }
     with (run / "metrics.csv").open() as handle:
@@ -263,7 +273,7 @@ def test_a_resumed_run_keeps_its_micro_batches(mosaic_panel, tmp_path, monkeypat
         return original(self)
 
     monkeypatch.setattr(Trainer, "run", spy)
-    monkeypatch.setattr("snvrag.training.available_memory", lambda device: 2**20)
+    monkeypatch.setattr("snvrag.trainer.available_memory", lambda device: 2**20)
     with pytest.raises(KeyboardInterrupt):
         train(
             mosaic_panel,
@@ -272,7 +282,7 @@ def test_a_resumed_run_keeps_its_micro_batches(mosaic_panel, tmp_path, monkeypat
             index_dir=tmp_path / "i",
             observer=Recorder(3),
         )
-    monkeypatch.setattr("snvrag.training.available_memory", lambda device: 2**22)
+    monkeypatch.setattr("snvrag.trainer.available_memory", lambda device: 2**22)
     for memory in (None, 2**24):
         train(
             mosaic_panel,

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from snvrag.cli.options import Common
 from snvrag.errors import OutputError
+from snvrag.observer import figure, plain, start_lines, status_figures, status_line
 
 if TYPE_CHECKING:
     from snvrag.observer import TrainReport
@@ -61,7 +62,7 @@ class Terminal:
 
     def json(self, data: Mapping[str, Any]) -> None:
         """The one JSON object of ``--json``; undefined numbers become null."""
-        sys.stdout.write(json.dumps(_plain(data), indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(_as_json(data), indent=1, allow_nan=False) + "\n")
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None
@@ -72,10 +73,10 @@ class Terminal:
 
         table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
         for i, name in enumerate(columns):
-            numeric = bool(rows) and all(_NUMBER.fullmatch(_cell(r[i])) for r in rows)
+            numeric = bool(rows) and all(_NUMBER.fullmatch(plain(r[i])) for r in rows)
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(_cell(value)) for value in row))
+            table.add_row(*(Text(plain(value)) for value in row))
         Console(highlight=False).print(table)
 
     def result(self, text: str) -> None:
@@ -90,7 +91,7 @@ class Terminal:
         console.print(title, style="bold", markup=False)
         width = max(len(name) for name in facts)
         for name, value in facts.items():
-            console.print(f"  {name:<{width}}  {_cell(value)}", markup=False)
+            console.print(f"  {name:<{width}}  {plain(value)}", markup=False)
         if following:
             console.print(f"next: {following}", markup=False)
 
@@ -244,8 +245,8 @@ class TrainingView:
     def on_start(self, block: Mapping[str, object]) -> None:
         """Print the facts of the run and start the live line."""
         self.output = block["output"]
-        for name, value in block.items():
-            self._log(f"  {name.replace('_', ' '):<18}  {_cell(value)}")
+        for line in start_lines(block):
+            self._log(line)
         if self.terminal.live:
             self._start_live()
 
@@ -265,26 +266,19 @@ class TrainingView:
 
     def on_batch(self, status: Mapping[str, float | int]) -> None:
         """Refresh the live line, or log one every ten seconds where there is no terminal."""
-        position = f"epoch {status['epoch']}/{status['epochs']}"
-        figures = (
-            f"window {status['window']}  loss {_figure(status['loss'])}  rare-F1 "
-            f"{_figure(status['rare_f1'])}  r² {_figure(status['r2'])}  "
-            f"{status['samples_per_s']:.0f}/s  JIT {status['jit_builds']}  "
-            f"{status['rss_mb']:,.0f} MB"
-        )
         if self._live is not None:
             from rich.console import Group
 
             self._bar.update(
                 self._task,
-                description=position,
+                description=f"epoch {status['epoch']}/{status['epochs']}",
                 completed=status["batch"],
                 total=status["batches"],
             )
-            self._live.update(Group(self._bar, Text(figures)))
+            self._live.update(Group(self._bar, Text(status_figures(status))))
         elif time.monotonic() - self._said >= _STATUS_SECONDS:
             self._said = time.monotonic()
-            self._log(f"{position}  batch {status['batch']}/{status['batches']}  {figures}")
+            self._log(status_line(status))
 
     def on_epoch(self, row: Mapping[str, float | int]) -> None:
         """Print the epoch's validation figures beside the baselines'."""
@@ -296,9 +290,9 @@ class TrainingView:
             self._log("held-out samples, masked sites:")
             self._log(f"{'':5} | {'accuracy':^30} | {'dosage r²':^30} | rare")
             self._log(f"{'epoch':5} |{names} |{names} |   F1")
-        accuracy = "".join(f"{_figure(row[f'{m}_accuracy']):>{w}}" for m, w in methods)
-        r2 = "".join(f"{_figure(row[f'{m}_r2']):>{w}}" for m, w in methods)
-        self._log(f"{row['epoch']:5} |{accuracy} |{r2} | {_figure(row['val_rare_f1'])}")
+        accuracy = "".join(f"{figure(row[f'{m}_accuracy']):>{w}}" for m, w in methods)
+        r2 = "".join(f"{figure(row[f'{m}_r2']):>{w}}" for m, w in methods)
+        self._log(f"{row['epoch']:5} |{accuracy} |{r2} | {figure(row['val_rare_f1'])}")
 
     def on_end(self, report: "TrainReport") -> None:
         """Stop the live line."""
@@ -339,26 +333,12 @@ def _file_handler(path: Path) -> logging.Handler:
     return handler
 
 
-def _figure(value: float) -> str:
-    return "-" if value != value else f"{value:.4f}"  # noqa: PLR0124
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.4g}"
-    return str(value)
-
-
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """``value`` as JSON can hold it: paths as text, undefined numbers as null."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _as_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_as_json(v) for v in value]
     if isinstance(value, float) and not (float("-inf") < value < float("inf")):
         return None
     return str(value) if isinstance(value, Path) else value

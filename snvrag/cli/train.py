@@ -22,7 +22,7 @@ from snvrag.cli.options import (
     parse_memory,
     with_common,
 )
-from snvrag.config import TOML_NAME, read_toml, run_config
+from snvrag.config import DEFAULT_LOG_EVERY, TOML_NAME, read_toml, run_config
 from snvrag.errors import UsageError
 
 if TYPE_CHECKING:
@@ -120,6 +120,14 @@ def train(
         float | None,
         typer.Option("--gamma", help="Focal loss; 0 is cross-entropy.", rich_help_panel=TRAINING),
     ] = None,
+    genotype_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--genotype-weight",
+            help="Weight of the phased genotypes' loss.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     mask_levels: Annotated[
         str | None,
         typer.Option(
@@ -192,6 +200,23 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    index_kind: Annotated[
+        str | None,
+        typer.Option(
+            "--index-kind",
+            help="Find haplotypes by binary (default) or, far slower and to the same end, by the "
+            "network's own embedding.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    refresh_index: Annotated[
+        str | None,
+        typer.Option(
+            "--refresh-index",
+            help="With --index-kind embedding: take up new weights each epoch (default) or never.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     validation_fraction: Annotated[
         float | None,
         typer.Option(
@@ -220,6 +245,15 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    log_every: Annotated[
+        int,
+        typer.Option(
+            "--log-every",
+            min=1,
+            help="Batches between status lines in RUN/train.log.",
+            rich_help_panel=RUNTIME,
+        ),
+    ] = DEFAULT_LOG_EVERY,
     tensorboard: Annotated[
         bool,
         typer.Option(
@@ -265,6 +299,7 @@ def train(
                 force=common.force,
                 tensorboard=tensorboard,
                 compile_blocks=compile_blocks,
+                log_every=log_every,
                 observer=view,
             )
     except KeyboardInterrupt:
@@ -307,6 +342,7 @@ def _train_settings(given: Mapping[str, Any], note: Any, ranks: "Ranks") -> dict
             *("max_seq_len", "preset", "dims", "layers", "heads", "epoch_batches"),
             *("k", "dropout", "epochs", "batch_size", "accumulate", "lr", "warmup_steps", "gamma"),
             *("array_share", "random_share", "sites_share"),
+            *("genotype_weight", "index_kind", "refresh_index"),
             *("rare_threshold", "flank_windows", "validation_fraction", "validation_batch"),
             *("patience", "min_delta", "checkpoint_every", "seed"),
         )
@@ -325,6 +361,12 @@ def _train_settings(given: Mapping[str, Any], note: Any, ranks: "Ranks") -> dict
     for name, setting in (("mask_levels", "levels"), ("mask_raise_every", "raise_every")):
         if name in chosen:
             chosen[setting] = chosen.pop(name)
+    if "refresh_index" in chosen and chosen.get("index_kind", "binary") == "binary":
+        raise UsageError(
+            f"--refresh-index {chosen['refresh_index']}: a binary index depends on no weights and "
+            "is never stale",
+            "leave it out, or add --index-kind embedding",
+        )
     for name in _PATHS_IN_TOML:
         chosen[name] = Path(chosen[name]) if chosen.get(name) is not None else None
     return chosen
