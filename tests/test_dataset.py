@@ -66,6 +66,10 @@ def test_every_sample_meets_every_window_once_and_windows_stay_together():
     changes = sum(a != b for a, b in pairwise(order))
     assert changes == 6
     assert order != sorted(order)
+    assert (
+        len({tuple(np.concatenate([p.samples for p in plans if p.window == w])) for w in range(7)})
+        > 1
+    )
 
 
 def test_the_order_follows_seed_and_epoch_alone():
@@ -76,6 +80,33 @@ def test_the_order_follows_seed_and_epoch_alone():
     assert order(1, 4) == order(1, 4)
     assert order(1, 4) != order(1, 5)
     assert order(1, 4) != order(2, 4)
+
+
+def test_a_limit_draws_other_batches_each_epoch_windows_in_a_row():
+    everything = plan_epoch(np.arange(9), np.arange(5), 4, 1, 0)
+    known = {(p.window, p.number): p.samples.tolist() for p in everything}
+    drawn = [plan_epoch(np.arange(9), np.arange(5), 4, 1, 0, limit) for limit in (6, 15, 99)]
+    assert [len(p) for p in drawn] == [6, 15, 15]
+    assert all(known[p.window, p.number] == p.samples.tolist() for p in drawn[0])
+    order = [p.window for p in drawn[0]]
+    assert sum(a != b for a, b in pairwise(order)) == len(set(order)) - 1
+    chosen = {
+        tuple((p.window, p.number) for p in plan_epoch(np.arange(9), np.arange(5), 4, 1, e, 6))
+        for e in range(4)
+    }
+    assert len(chosen) == 4
+
+
+def test_plans_answer_like_a_list():
+    plans = plan_epoch(np.arange(9), np.arange(5), 4, 1, 0)
+    whole = list(plans)
+    assert len(whole) == len(plans) == 15
+    for part in (slice(2, 5), slice(13, 99), slice(1, None, 2), slice(20, None)):
+        places = [(p.window, p.number) for p in plans[part]]
+        assert places == [(p.window, p.number) for p in whole[part]]
+    assert plans[-1].samples.tolist() == whole[-1].samples.tolist()
+    with pytest.raises(IndexError):
+        plans[15]
 
 
 def test_split_is_by_sample_disjoint_and_complete():
