@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from snvrag.array_sites import ArraySites
+from snvrag.batch_plan import BatchPlan, plan_epoch, plan_validation
 from snvrag.checkpoint import (
     WEIGHTS,
     Checkpoint,
@@ -19,13 +20,7 @@ from snvrag.checkpoint import (
 )
 from snvrag.cohorts import Cohorts
 from snvrag.config import RunConfig
-from snvrag.dataset import (
-    Batch,
-    BatchPlan,
-    WindowBatches,
-    plan_epoch,
-    plan_validation,
-)
+from snvrag.dataset import Batch, WindowBatches
 from snvrag.distributed import (
     Ranks,
     available_memory,

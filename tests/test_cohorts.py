@@ -7,11 +7,12 @@ import pytest
 import torch
 from conftest import mosaic, write_vcf
 
+from snvrag.batch_plan import BatchPlan
 from snvrag.cli.app import run
 from snvrag.cohorts import Cohort, Cohorts, MatchedAlleles
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
 from snvrag.conversion import convert
-from snvrag.dataset import BatchPlan, WindowBatches
+from snvrag.dataset import WindowBatches
 from snvrag.errors import InputError
 from snvrag.genetic_map import GeneticMap
 from snvrag.index_store import IndexStore

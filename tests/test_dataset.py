@@ -6,15 +6,10 @@ import pytest
 import torch
 from conftest import mosaic
 
+from snvrag.batch_plan import BatchPlan, plan_epoch, plan_validation
 from snvrag.cohorts import Cohorts, Split, split_samples
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
-from snvrag.dataset import (
-    BatchPlan,
-    WindowBatches,
-    plan_epoch,
-    plan_validation,
-    ranking_sites,
-)
+from snvrag.dataset import WindowBatches, ranking_sites
 from snvrag.errors import InputError
 from snvrag.genetic_map import GeneticMap
 from snvrag.index_store import IndexStore

@@ -34,7 +34,7 @@ ORDER = (
         "metrics",
         "evaluation",
     ),
-    *("plots", "dataset", "run_folder", "observer", "run_log"),
+    *("plots", "batch_plan", "dataset", "run_folder", "observer", "run_log"),
     *(
         "trainer",
         "training",

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from snvrag.batch_plan import BatchPlan, plan_epoch
 from snvrag.cohorts import Cohorts, Split
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
-from snvrag.dataset import BatchPlan, WindowBatches, plan_epoch, ranking_sites
+from snvrag.dataset import WindowBatches, ranking_sites
 from snvrag.genetic_map import GeneticMap
 from snvrag.index_store import IndexStore
 from snvrag.losses import training_loss
