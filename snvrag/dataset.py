@@ -5,7 +5,7 @@ batch number): the order, the mask, the neighbours. So a resumed run sees what a
 would have seen.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +60,29 @@ def ranking_sites(
     chosen = np.zeros_like(observed)
     chosen[columns[max(0, low - reach) : high + reach]] = True
     return chosen
+
+
+def rows_within_reach(
+    chromosomes: Sequence[tuple[str, int]], plan: WindowPlan, cm: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Panel rows ``[low, high)`` within 2 cM of each window, of its chromosome: int64 [windows, 2].
+
+    Args:
+        chromosomes: ``(name, number of sites)`` in panel order.
+        plan: the windows.
+        cm: genetic position of every panel site, not decreasing within a chromosome.
+    """
+    edges = np.array([(window.start, window.end - 1) for window in plan.windows])
+    reach = np.empty_like(edges)
+    begin = 0
+    for _, n_sites in chromosomes:
+        own = cm[begin : begin + n_sites]
+        here = (edges[:, 0] >= begin) & (edges[:, 0] < begin + n_sites)
+        low, high = cm[edges[here, 0]] - REACH_CM, cm[edges[here, 1]] + REACH_CM
+        reach[here, 0] = begin + np.searchsorted(own, low)
+        reach[here, 1] = begin + np.searchsorted(own, high, side="right")
+        begin += n_sites
+    return reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +266,14 @@ class WindowBatches:
         self._place = np.full(panel.n_haplotypes + 1, -1, dtype=np.int64)
         self._place[self._kept] = np.arange(len(self._kept))
         self._held_out_rows = np.flatnonzero(held_out)
+        self._reach = rows_within_reach(panel.chromosomes(), plan, cm)
+        first, last = plan.window_of(self._reach - np.array([0, 1])).T
+        flanks = 1 + 2 * config.train.flank_windows
+        most = max(int((last - first).max()) + 1, flanks)
+        # Two contexts: more would let memory grow with the number of windows, to save a read from
+        # disk that takes a small part of a batch's time.
+        for haplotypes in (store, cohorts.training.haplotypes, cohorts.validation.haplotypes):
+            haplotypes.hold(2 * most)
 
     def cohort(self, epoch: int | None) -> Cohort:
         """Who is predicted in an epoch; None is validation."""
@@ -357,7 +388,7 @@ class WindowBatches:
 
         The context is 2 cM to either side, or fewer where that holds very many observed sites.
         """
-        low, high = self._reach(window)
+        low, high = self._reach[window.index].tolist()
         observed = low + np.flatnonzero(self.observed(item, epoch, low, high))
         inside = np.searchsorted(observed, [window.start, window.end])
         most = self.config.train.evidence_observed
@@ -391,16 +422,6 @@ class WindowBatches:
         cohort = self.cohort(epoch)
         same = [cohort.same_person(int(sample), self.panel) for sample in people]
         return np.concatenate(same)
-
-    def _reach(self, window: Window) -> tuple[int, int]:
-        """Panel rows within 2 cM of a window, of its chromosome."""
-        low, high = self.plan.chromosome_rows(window.index)
-        cm = self.cm[low:high]
-        first, last = cm[window.start - low] - REACH_CM, cm[window.end - 1 - low] + REACH_CM
-        return (
-            low + int(np.searchsorted(cm, first)),
-            low + int(np.searchsorted(cm, last, side="right")),
-        )
 
     def _counts_of_others(
         self, window: Window, same: list[NDArray[np.int64]]

@@ -79,9 +79,8 @@ def check_faiss() -> None:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    names = " ".join(entry.split()[0] for entry in found) or "faiss-cpu"
-    keep = found[-1].split()[0] if found else "faiss-cpu"
-    hint = f"pip uninstall -y {names} && pip install {keep}"
+    names = [entry.split()[0] for entry in found] or ["faiss-cpu"]
+    hint = f"pip uninstall -y {' '.join(names)} && pip install {names[-1]}"
     if len(found) > 1:
         raise UsageError(f"two FAISS wheels share one module: {', '.join(found)}", hint)
     if not hasattr(faiss, "IndexBinaryFlat"):
@@ -204,7 +203,8 @@ class BinaryIndex:
     def to_bytes(self) -> bytes:
         """The index as a FAISS ``IndexBinaryFlat`` file."""
         self._require_complete()
-        return bytes(faiss.serialize_index_binary(self._index()).tobytes())
+        own = BinaryIndex(self.codes, self.parts)  # a flat index that is kept doubles the memory
+        return bytes(faiss.serialize_index_binary(own._index()).tobytes())
 
     @property
     def n_haplotypes(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snvrag.retrieval import BinaryIndex
+from snvrag.retrieval import BinaryIndex, packed_bytes
 from snvrag.windows import WindowPlan
 
 DEFAULT_BUDGET = 256 * 2**20
@@ -58,6 +58,11 @@ class WindowStore(ABC):
             for a, b in pairwise(edges.tolist())
         ]
         return np.concatenate([np.empty((0, self.n_haplotypes), dtype=np.uint8), *parts])
+
+    def hold(self, windows: int) -> None:
+        """Keep no more memory than that many windows need, whatever the budget allows."""
+        needed = windows * self.n_haplotypes * packed_bytes(self.plan.config.window_size)
+        self._budget = min(self._budget, needed)
 
     def forget(self) -> None:
         """Release the memory."""

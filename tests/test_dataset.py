@@ -9,7 +9,7 @@ from conftest import mosaic
 from snvrag.batch_plan import BatchPlan, plan_epoch, plan_validation
 from snvrag.cohorts import Cohorts, Split, split_samples
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
-from snvrag.dataset import WindowBatches, ranking_sites
+from snvrag.dataset import WindowBatches, ranking_sites, rows_within_reach
 from snvrag.errors import InputError
 from snvrag.genetic_map import GeneticMap
 from snvrag.index_store import IndexStore
@@ -146,6 +146,31 @@ def test_flanks_share_the_mask_of_their_window_in_every_pattern(mosaic_panel, ba
         np.testing.assert_array_equal(whole[60:120], batches.mask(plan, 0, 60, 120))
     assert patterns == {"guided", "array", "random", "sites"}
     np.testing.assert_array_equal(batches.mask(item(0, [0]), None, 0, 250), ~listed)
+
+
+def test_reach_is_two_centimorgans_and_ends_with_the_chromosome():
+    plan = WindowPlan.from_chromosomes([("1", 50), ("2", 25)], WindowConfig(10, 64))
+    cm = np.concatenate([np.arange(50), np.arange(25)]) * 0.1
+    reach = rows_within_reach([("1", 50), ("2", 25)], plan, cm)
+    assert reach.dtype == np.int64
+    for window, (low, high) in zip(plan.windows, reach, strict=True):
+        first, last = (0, 50) if window.start < 50 else (50, 75)
+        rows = np.arange(first, last)
+        near = (cm[rows] >= cm[window.start] - 2.0) & (cm[rows] <= cm[window.end - 1] + 2.0)
+        assert rows[near].tolist() == list(range(low, high))
+
+
+def test_indexes_in_memory_follow_the_context_not_the_file(make_panel, batches_of):
+    """ORIGINAL B50: embeddings of all windows stayed in memory."""
+    alleles = mosaic(24, 600)
+    path = make_panel(alleles, spacing=100_000)
+    _, batches = batches_of(path)
+    for window in range(10):
+        batches.batch(item(window, [4]), 0)
+    # 6 cM each: a window looks at the one before and the one after.
+    held = batches.store._memory
+    assert len(held) <= 6
+    assert len(held) * 24 * 8 == batches.store._held
 
 
 @pytest.mark.parametrize("epoch", [0, 3, None])

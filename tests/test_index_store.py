@@ -425,3 +425,10 @@ def test_all_windows_of_the_real_panel_are_built_in_a_moment(dev_folder, tmp_pat
     assert report.built == report.num_windows == 35
     assert report.seconds < 2
     assert build_index(tmp_path / "p.h5").reused == 35
+
+
+def test_an_index_just_built_takes_no_more_memory_than_one_read(mosaic_panel, open_store):
+    built = open_store(mosaic_panel).get(0)
+    read = open_store(mosaic_panel).get(0)
+    assert built._flat is read._flat is None
+    np.testing.assert_array_equal(built.codes, read.codes)
