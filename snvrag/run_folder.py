@@ -157,10 +157,13 @@ def _first_difference(key: str, saved: Any, now: Any) -> str:
     return f"{key} was {saved!r} when the run began and is {now!r} now"
 
 
-def write_metrics(output: Path, rows: Sequence[Mapping[str, float | int]]) -> None:
+def write_metrics(
+    output: Path, rows: Sequence[Mapping[str, float | int]], *, draw: bool = True
+) -> None:
     """Write ``metrics.csv``, ``metrics.jsonl`` and ``metrics.png``, one row per epoch, atomically.
 
-    The figure needs matplotlib (the extra ``plots``); without, there is none.
+    The figure, left out if not ``draw``, needs matplotlib (the extra ``plots``); without, there is
+    none.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -175,10 +178,10 @@ def write_metrics(output: Path, rows: Sequence[Mapping[str, float | int]]) -> No
             for row in rows
         ]
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if have_matplotlib():
+    if draw and have_matplotlib():
         with atomic_file(output / CURVES) as temporary:
             plot_training(rows, temporary)
-    elif len(rows) == 1:
+    elif len(rows) == 1 and not have_matplotlib():
         logger.info("no %s: matplotlib is not installed (pip install 'snvrag[plots]')", CURVES)
 
 

@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 _CHECKPOINT_SECONDS = 20.0
 # Saving may take at most this share of the time, however large the model.
 _CHECKPOINT_SHARE = 0.05
+# Drawing the curves takes about a second: after each epoch, but not more often than this.
+_DRAW_SECONDS = 20.0
 _STATUS_FIGURES = ("loss", "rare_f1", "r2")
 
 
@@ -115,7 +117,7 @@ class Trainer:
         self.first_step_seconds = math.nan
         self.max_rows = 2
         self.tensorboard: Any = None
-        self._saved_at = time.perf_counter()
+        self._saved_at = self._drawn_at = time.perf_counter()
         self._save_seconds = 0.0
 
     def start(
@@ -384,7 +386,10 @@ class Trainer:
         progress.finished = progress.stopped_early or progress.epoch >= train.epochs
         progress.next_batch, progress.epoch_seconds, self.score = 0, 0.0, Score()
         if self.ranks.is_main:
-            write_metrics(self.output, self.rows)
+            due = progress.finished or time.perf_counter() - self._drawn_at > _DRAW_SECONDS
+            write_metrics(self.output, self.rows, draw=due)
+            if due:
+                self._drawn_at = time.perf_counter()
         write_scalars(self.tensorboard, row, progress.step)
         self._save()
         self.observer.on_epoch(row)

@@ -1,6 +1,10 @@
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+
+# As the command line does, before anything loads OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
