@@ -105,12 +105,12 @@ def test_no_slower_than_scikit_allel_on_real_data(tmp_path, dev_folder):
     source = dev_folder / "panel.vcf.gz"
     ours, theirs = [], []
     for _ in range(4):
-        began = time.perf_counter()
+        began = time.process_time()
         convert(source, tmp_path / "p.h5", force=True)
-        ours.append(time.perf_counter() - began)
-        began = time.perf_counter()
+        ours.append(time.process_time() - began)
+        began = time.process_time()
         allel.vcf_to_hdf5(str(source), str(tmp_path / "a.h5"), overwrite=True)
-        theirs.append(time.perf_counter() - began)
+        theirs.append(time.process_time() - began)
     assert min(ours) <= min(theirs), (ours, theirs)
 
 
