@@ -15,14 +15,20 @@ from snvrag.windows import WindowPlan
 _FLANK_CM = 2.0
 _CORE_WINDOWS = 64
 # Interpreter, libraries and compiled kernels, before any data (measured).
-_PROCESS_BYTES = 170 << 20
-# Torch, a network and its working memory (measured).
-_TORCH_BYTES = 280 << 20
+_PROCESS_BYTES = 195 << 20
 # Names, alleles and look-ups of one panel site, and of one target record (measured).
 _SITE_BYTES = 400
 _RECORD_BYTES = 1200
-# One batch of targets: float32 as computed, then float64 twice to be rounded.
-_BATCH_BYTES = 80 << 20
+# Targets per call of the kernels: enough to keep all threads busy, few enough to show progress.
+BATCH_HAPLOTYPES = 64
+BATCH_BYTES = 64 << 20
+# Of a batch, per target haplotype and core site: the probability, then rounded; with a network its
+# evidence, standardised too, and more.
+SITE_BYTES = 20
+REFINED_SITE_BYTES = 256
+# Rows of the passes that a thread holds, per panel haplotype: of 3 settings, or of 5 and the runs.
+_ROWS_BYTES = 800
+_REFINED_ROWS_BYTES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +62,11 @@ def plan_chunks(
     cm: NDArray[np.float64],
     wanted: NDArray[np.bool_],
     memory: int,
-    n_observed: int,
+    observed: NDArray[np.int64],
     windows: WindowConfig,
     n_targets: int,
     threads: int | None = None,
-    refined: bool = False,
+    network: int | None = None,
 ) -> list[Chunk]:
     """Cut the wanted windows into chunks with which the process fits ``memory`` bytes.
 
@@ -69,33 +75,37 @@ def plan_chunks(
         cm: float64 [sites], genetic positions of the panel's sites.
         wanted: bool [sites], which sites are to be written.
         memory: bytes.
-        n_observed: panel sites that the target has calls of.
+        observed: panel rows that the target has calls of, increasing.
+        windows: what a core is made of.
         n_targets: target haplotypes.
         threads: CPU threads of the kernels; as many as there are CPUs if None.
-        refined: whether a network refines the result.
+        network: bytes that a network takes; None if there is none.
 
     Raises:
         UsageError: not even one window with its flanks fits.
     """
     plan = WindowPlan.from_chromosomes(panel.chromosomes(), windows)
-    density = n_observed / panel.n_sites
-    # Observed alleles of the chromosome, twice while runs are searched; the target's calls are
+    refined = network is not None
+    # Observed alleles of the chromosome, twice while they are joined; the target's calls are
     # joined from blocks, matched and flipped.
-    held = _PROCESS_BYTES + panel.n_sites * _SITE_BYTES
-    held += n_observed * (2 * panel.n_haplotypes + 5 * n_targets + _RECORD_BYTES)
+    held = _PROCESS_BYTES + panel.n_sites * _SITE_BYTES + (network or 0)
+    held += len(observed) * (2 * panel.n_haplotypes + 5 * n_targets + _RECORD_BYTES)
     # Core alleles as read, by site and as lists of carriers, and the result; forward variables of
     # all threads.
     per_core = 5 * panel.n_haplotypes + 2 * n_targets
-    # Of each thread: where the states differ from the target, and every 64th row of the passes.
-    per_context = (threads or _cpus()) * 1.5 * density * panel.n_haplotypes
-    if refined:
-        held += _TORCH_BYTES
+    # Of each thread: a block of rows, and per observed site where the states differ from the target
+    # and every 64th row of the passes.
+    n_threads = threads or _cpus()
+    held += n_threads * (_REFINED_ROWS_BYTES if refined else _ROWS_BYTES) * panel.n_haplotypes
+    per_observed = n_threads * 1.5 * panel.n_haplotypes
+    per_call = REFINED_SITE_BYTES if refined else SITE_BYTES
 
     def needed(first: int, last: int) -> int:
         bounds = _flanks(plan, cm, first, last)
         core = plan.windows[last].end - plan.windows[first].start
-        batch = min(_BATCH_BYTES, 20 * core * n_targets)
-        return int(held + batch + per_core * core + per_context * (bounds[1] - bounds[0]))
+        batch = min(2 * BATCH_BYTES, per_call * core * min(n_targets, BATCH_HAPLOTYPES))
+        inside = np.searchsorted(observed, bounds)
+        return int(held + batch + per_core * core + per_observed * (inside[1] - inside[0]))
 
     chunks: list[Chunk] = []
     number = 0

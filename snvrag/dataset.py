@@ -20,7 +20,6 @@ from snvrag.copying import (
     REACH_CM,
     Reference,
     copying_evidence,
-    select_states,
 )
 from snvrag.distributed import to_device
 from snvrag.dosage import leave_one_out_counts
@@ -411,7 +410,6 @@ class WindowBatches:
             calls,
             self.cm[low:high],
             self.panel.positions[low:high],
-            states=select_states(len(self._kept), len(rows), own),
             exclude=own,
         )
         return features, reference.minor_is_alt

@@ -21,12 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag import __version__
-from snvrag.chunks import Chunk, describe_plan, plan_chunks, untyped_windows
+from snvrag.chunks import (
+    BATCH_BYTES,
+    BATCH_HAPLOTYPES,
+    REFINED_SITE_BYTES,
+    SITE_BYTES,
+    Chunk,
+    describe_plan,
+    plan_chunks,
+    untyped_windows,
+)
 from snvrag.config import WindowConfig
 from snvrag.copying import (
     Reference,
     copying_probability,
-    select_states,
     set_threads,
 )
 from snvrag.dosage import estimated_frequency, estimated_r2
@@ -56,13 +64,7 @@ DEFAULT_MEMORY = 2 * 2**30
 _BLOCK_SITES = 1024
 # Bounds what a block of records takes to be written, about 60 bytes per haplotype and record.
 _BLOCK_CALLS = 500_000
-# Targets per call of the kernels: enough to keep all threads busy, few enough to show progress.
-_BATCH_HAPLOTYPES = 64
-_BATCH_BYTES = 64 << 20
 _SCALE = 65_535
-# Per target haplotype and core site; with a network its evidence, standardised too, and more.
-_BYTES_PER_SITE = 8
-_REFINED_BYTES_PER_SITE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +155,17 @@ def impute(
         cm = maps.along(opened.chromosomes(), opened.positions)
         haplotypes = TargetHaplotypes.read(target, opened, min_overlap, progress)
         memory = max_memory or DEFAULT_MEMORY
-        n_observed = len(haplotypes.match.panel_rows)
         n_haplotypes = haplotypes.n_haplotypes
         chunks = plan_chunks(
             opened,
             cm,
             wanted,
             memory,
-            n_observed,
+            haplotypes.match.panel_rows,
             network.windows,
             n_haplotypes,
             threads,
-            refined=network.run is not None,
+            network.n_bytes,
         )
         logger.info("%s, %d samples", describe_plan(chunks, memory), len(haplotypes.samples))
         if bare := untyped_windows(opened, wanted, haplotypes.match.panel_rows):
@@ -197,7 +198,7 @@ def impute(
                 else:
                     if work is None or work.chrom != chunk.chrom:
                         if progress:
-                            progress("searching", n_observed, 0)
+                            progress("searching", len(haplotypes.match.panel_rows), 0)
                         work = ChromosomeWork.prepare(
                             opened, haplotypes, chunk.chrom, exclude, network.windows, refiner
                         )
@@ -361,23 +362,22 @@ def _impute_chunk(
     _, calls = target.observed(chunk.first, chunk.last)
     n = target.n_haplotypes
     result = np.empty((chunk.end - chunk.start, n), dtype=np.uint16)
-    per_site = _BYTES_PER_SITE if work.refiner is None else _REFINED_BYTES_PER_SITE
-    batch = max(1, min(_BATCH_HAPLOTYPES, _BATCH_BYTES // (per_site * (chunk.end - chunk.start))))
+    per_site = SITE_BYTES if work.refiner is None else REFINED_SITE_BYTES
+    batch = max(1, min(BATCH_HAPLOTYPES, BATCH_BYTES // (per_site * (chunk.end - chunk.start))))
     for first in range(0, n, batch):
         tell(first / n)
         some = slice(first, min(first + batch, n))
-        states = select_states(
-            reference.n_haplotypes,
-            some.stop - some.start,
-            work.exclude[some],
-        )
         if work.refiner is None:
             found = copying_probability(
-                reference, calls[some], cm[rows], panel.positions[rows], states=states
+                reference,
+                calls[some],
+                cm[rows],
+                panel.positions[rows],
+                exclude=work.exclude[some],
             )
         else:
-            found = work.refiner.probability(chunk, some, reference, calls[some], cm[rows], states)
-        result[:, some] = np.rint(found.T.astype(np.float64) * _SCALE)
+            found = work.refiner.probability(chunk, some, reference, calls[some], cm[rows])
+        result[:, some] = np.rint(found.T.clip(0, 1).astype(np.float64) * _SCALE)
     with atomic_file(path) as temporary, temporary.open("wb") as handle:
         np.save(handle, result, allow_pickle=False)
 

@@ -141,7 +141,7 @@ class RetrievalFusion(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.score = nn.Linear(config.dims, 1, bias=False)
-        # exp(-2 log(1 + d)) is the weight of the vote, so pooling starts as that vote.
+        # Pooling starts near the weights 1 / (1 + d)², d the Hamming distance.
         self.sharpness = nn.Parameter(torch.tensor(2.0))
         self.gate = nn.Linear(3 * config.dims, config.dims)
         self.value = nn.Linear(config.dims, config.dims)

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Torch and its kernels (measured), and the indexes that a network reads at once.
+_TORCH_BYTES = 250 << 20
+_INDEX_BYTES = 64 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class ChosenNetwork:
@@ -39,6 +43,8 @@ class ChosenNetwork:
     run: "TrainedRun | None" = None
     store: "IndexStore | None" = None
     device: Any = None
+    n_bytes: int | None = None
+    """Memory that network and torch take; None without a network."""
 
     @classmethod
     def open(
@@ -64,6 +70,7 @@ class ChosenNetwork:
         from snvrag import distributed, retrieval
         from snvrag.checkpoint import WEIGHTS
         from snvrag.index_store import IndexStore, default_index_dir
+        from snvrag.refinement import forward_bytes
         from snvrag.run_folder import load_run
 
         run = load_run(path)
@@ -82,10 +89,15 @@ class ChosenNetwork:
         if run.config.model.network != "light":
             plan = WindowPlan.from_chromosomes(panel.chromosomes(), run.config.windows)
             folder = index_dir or default_index_dir(panel.path)
-            store = stack.enter_context(IndexStore.open(folder, panel, plan))
+            store = stack.enter_context(
+                IndexStore.open(folder, panel, plan, budget_bytes=_INDEX_BYTES)
+            )
         digest = sha256_file(path / WEIGHTS)
         meta = [f"##snvrag_model={path.name} {run.config.model.network} {digest}"]
-        return cls(run.config.windows, digest, meta, run, store, place)
+        n_bytes = _TORCH_BYTES + forward_bytes(run)
+        if store is not None:
+            n_bytes += _INDEX_BYTES
+        return cls(run.config.windows, digest, meta, run, store, place, n_bytes)
 
     def refiner(
         self, panel: Panel, target: TargetHaplotypes, exclude: NDArray[np.int64]

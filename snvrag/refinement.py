@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from snvrag.chunks import Chunk
-from snvrag.copying import Reference, States, copying_evidence
+from snvrag.copying import N_FEATURES, Reference, copying_evidence
 from snvrag.dataset import network_inputs, ranking_sites, window_alleles
 from snvrag.dosage import leave_one_out_counts
 from snvrag.index_store import IndexStore
@@ -21,6 +21,20 @@ from snvrag.windows import Window
 
 _LIGHT_ROWS = 1 << 14
 _NO_HAPLOTYPE = -1
+# Rows of a window that go through the network at once.
+_ROWS = 16
+# Vectors of D floats per token that a forward pass holds at once, encoded haplotypes left out.
+_VECTORS = 16
+
+
+def forward_bytes(run: TrainedRun) -> int:
+    """Bytes of a run's weights and of one forward pass."""
+    config = run.config.model
+    weights = 4 * run.network.parameter_count()
+    if isinstance(run.network, LightNetwork):
+        return weights + 4 * _LIGHT_ROWS * (2 * config.dims + 3 * N_FEATURES)
+    per_token = 4 * config.dims * (_VECTORS + 3 * config.k)
+    return weights + _ROWS * run.config.windows.max_seq_len * per_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +60,6 @@ class Refiner:
         reference: Reference,
         calls: NDArray[np.int8],
         cm: NDArray[np.float64],
-        states: States,
     ) -> NDArray[np.float32]:
         """P(ALT) float32 [T, L] of target haplotypes ``some`` at a chunk's sites.
 
@@ -58,11 +71,10 @@ class Refiner:
             reference: panel haplotypes over the chunk's context.
             calls: int8 [T, J], alleles at the context's observed sites; -1 is missing.
             cm: float64, of every site of the context.
-            states: what each target copies from.
         """
         bp = self.panel.positions[chunk.first : chunk.last]
         exclude = self.exclude[some]
-        features = copying_evidence(reference, calls, cm, bp, states=states, exclude=exclude)
+        features = copying_evidence(reference, calls, cm, bp, exclude=exclude)
         network = self.run.network
         if isinstance(network, LightNetwork):
             logits = self._light(network, features)
@@ -73,7 +85,17 @@ class Refiner:
             if chunk.start <= window.start < chunk.end:
                 sites = slice(window.start - chunk.start, window.end - chunk.start)
                 minor = reference.minor_is_alt[sites]
-                parts.append(self._window(self.store, window, some, features[:, sites], minor))
+                rows = [
+                    self._window(
+                        self.store,
+                        window,
+                        slice(first, min(first + _ROWS, some.stop)),
+                        features[first - some.start : first - some.start + _ROWS, sites],
+                        minor,
+                    )
+                    for first in range(some.start, some.stop, _ROWS)
+                ]
+                parts.append(np.concatenate(rows))
         return _sigmoid(np.concatenate(parts, axis=1))
 
     def _light(self, network: LightNetwork, features: NDArray[np.float32]) -> NDArray[np.float32]:

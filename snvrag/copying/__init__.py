@@ -5,11 +5,9 @@ from snvrag.copying.reference import (
     DEFAULT_BANK,
     EVIDENCE_BANK,
     Reference,
-    States,
     copying_evidence,
     copying_probability,
     genetic_coordinate,
-    select_states,
     set_threads,
 )
 
@@ -20,10 +18,8 @@ __all__ = [
     "N_LOGITS",
     "REACH_CM",
     "Reference",
-    "States",
     "copying_evidence",
     "copying_probability",
     "genetic_coordinate",
-    "select_states",
     "set_threads",
 ]

@@ -24,8 +24,8 @@ _PICK_ABOVE = 1000
 _LEAST_SHARE = 1e-4
 _LEAST_CM = 1e-4
 _LEAST_WEIGHT = 1e-6
-_LEAST_ODDS = np.float32(1e-6)
-_LOGIT_LIMIT = np.float32(np.log((1 - 1e-4) / 1e-4))
+_LEAST_ODDS = np.float32(1e-9)
+_LOGIT_LIMIT = np.float32(np.log((1 - 1e-6) / 1e-6))
 
 
 def _compiled(parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -166,12 +166,12 @@ def _count_runs(local: Any, run: Any, best: Any, counts: Any) -> None:
 
 @_compiled()
 def _write_features(
-    out: Any, count: Any, n_haplotypes: Any, to_left: Any, to_right: Any, squares: Any, best: Any,
+    out: Any, count: Any, n: Any, to_left: Any, to_right: Any, squares: Any, best: Any,
     counts: Any,
 ) -> None:  # fmt: skip
     """The columns after the logits."""
     out[5] = np.float32(np.log2(1.0 + count))
-    out[6] = np.float32(count / n_haplotypes)
+    out[6] = np.float32(count / n)
     out[7] = _log(np.float32(to_left), _LEAST_CM)
     out[8] = _log(np.float32(to_right), _LEAST_CM)
     out[9] = _log(squares, _LEAST_WEIGHT)
@@ -424,11 +424,10 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
             for site in range(begin, end):
                 at = site - core
                 some = carriers[first[at] : first[at + 1]]
-                common = len(some) * _COMMON > n_haplotypes
                 count = len(some)
                 for e in excluded:
-                    if e >= 0 and carried[at, e]:
-                        count -= 1
+                    count -= e >= 0 and carried[at, e]
+                common = count * _COMMON > n
                 if common or wanted:
                     for i in range(m):
                         local[i] = carried[at, own[picked[i]]]
@@ -446,6 +445,7 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                     else:
                         _common_sums(local, ahead[s], backward[s], sums)
                     value = _carriers_share(sums, whole[s], np.float32(n), r1, r2)
+                    value = min(max(value, np.float32(0.0)), one)  # large sums round
                     mean += value
                     if wanted:
                         odds = max(value, _LEAST_ODDS) / max(one - value, _LEAST_ODDS)
@@ -463,9 +463,7 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                     _count_runs(local, described[1], best, counts)
                 to_left = min(cm[site] - low, REACH_CM) if gap > 0 else REACH_CM
                 to_right = min(high - cm[site], REACH_CM) if gap < n_observed else REACH_CM
-                _write_features(
-                    features[at], count, n_haplotypes, to_left, to_right, squares, best, counts
-                )
+                _write_features(features[at], count, n, to_left, to_right, squares, best, counts)
         if gap == 0 or columns[gap - 1] < core:
             break
         j = gap - 1
@@ -480,13 +478,15 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
 @_compiled(parallel=True)
 def impute_targets(
     observed: Any, at_observed: Any, core: Any, carried: Any, carriers: Any, first: Any,
-    state_list: Any, state_first: Any, excluded: Any, targets: Any, g: Any, ratios: Any, cm: Any,
-    probability: Any, features: Any,
+    excluded: Any, targets: Any, g: Any, ratios: Any, cm: Any, probability: Any, features: Any,
 ) -> None:  # fmt: skip
     """All targets; fills ``features`` [T, L, N_FEATURES], or ``probability`` [T, L] if F is 0."""
     for t in numba.prange(len(targets)):
-        own = state_list[state_first[t] : state_first[t + 1]]
+        allowed = np.ones(at_observed.shape[1], dtype=np.bool_)
+        allowed[excluded[t][excluded[t] >= 0]] = False
+        own = np.flatnonzero(allowed)
         if len(own) == 0:
+            features[t, :, :N_LOGITS] = -_LOGIT_LIMIT
             continue
         called = np.flatnonzero(targets[t] >= 0)
         mismatch = np.empty((len(called), len(own)), dtype=np.uint8)

@@ -102,43 +102,13 @@ class Reference:
         return int(self.carried.shape[1])
 
 
-@dataclass(frozen=True, slots=True)
-class States:
-    """The haplotypes that each of T targets may copy from, target after target."""
-
-    haplotypes: NDArray[np.int32]
-    first: NDArray[np.int64]
-    """int64 [T + 1]."""
-
-    @classmethod
-    def of(cls, kept: NDArray[np.bool_]) -> "States":
-        """From bool [T, n]."""
-        first = np.zeros(len(kept) + 1, dtype=np.int64)
-        np.cumsum(kept.sum(axis=1), out=first[1:])
-        return cls(np.nonzero(kept)[1].astype(np.int32), first)
-
-
-def select_states(
-    n_haplotypes: int, n_targets: int, exclude: NDArray[np.int64] | None = None
-) -> States:
-    """All haplotypes as the states of each target but those in ``exclude`` int64 [T, e].
-
-    -1 in ``exclude`` stands for none.
-    """
-    kept = np.ones((n_targets, n_haplotypes), dtype=bool)
-    if exclude is not None:
-        rows, columns = np.nonzero(exclude >= 0)
-        kept[rows, exclude[rows, columns]] = False
-    return States.of(kept)
-
-
 def copying_probability(
     reference: Reference,
     targets: NDArray[np.int8],
     cm: NDArray[np.float64],
     bp: NDArray[np.int64],
     *,
-    states: States | None = None,
+    exclude: NDArray[np.int64] | None = None,
     bank: Bank = DEFAULT_BANK,
 ) -> NDArray[np.float32]:
     """P(ALT) of target haplotypes at every core site, averaged over a bank of settings.
@@ -150,7 +120,7 @@ def copying_probability(
         targets: int8 [T, J], alleles at the observed sites; -1 is missing.
         cm: float64, of every site of the context; not decreasing.
         bp: int64, likewise.
-        states: what each target copies from; all haplotypes if None.
+        exclude: int64 [T, e], haplotypes a target must not copy from; -1 for none.
         bank: pairs (c, ε).
 
     Returns:
@@ -159,7 +129,7 @@ def copying_probability(
     n_targets, n_sites = len(targets), len(reference.minor_is_alt)
     minor = np.zeros((n_targets, n_sites), dtype=np.float32)
     nothing = np.empty((n_targets, n_sites, 0), dtype=np.float32)
-    _run(reference, targets, cm, bp, states, None, bank, minor, nothing)
+    _run(reference, targets, cm, bp, exclude, bank, minor, nothing)
     probability = np.where(reference.minor_is_alt, minor, np.float32(1.0) - minor)
     inside, calls = _core_calls(reference, targets)
     probability[:, inside] = np.where(calls < 0, probability[:, inside], calls)
@@ -172,7 +142,6 @@ def copying_evidence(
     cm: NDArray[np.float64],
     bp: NDArray[np.int64],
     *,
-    states: States | None = None,
     exclude: NDArray[np.int64] | None = None,
     bank: Bank = EVIDENCE_BANK,
 ) -> NDArray[np.float32]:
@@ -183,8 +152,7 @@ def copying_evidence(
         targets: int8 [T, J], alleles at the observed sites; -1 is missing.
         cm: float64, of every site of the context; not decreasing.
         bp: int64, likewise.
-        states: what each target copies from; all haplotypes if None.
-        exclude: int64 [T, e], haplotypes that do not count among the carriers; -1 for none.
+        exclude: int64 [T, e], haplotypes a target must not copy from; -1 for none.
         bank: as many pairs (c, ε) as :data:`N_LOGITS`.
 
     Returns:
@@ -193,7 +161,7 @@ def copying_evidence(
     n_targets, n_sites = len(targets), len(reference.minor_is_alt)
     features = np.zeros((n_targets, n_sites, kernels.N_FEATURES), dtype=np.float32)
     nothing = np.empty((n_targets, 0), dtype=np.float32)
-    _run(reference, targets, cm, bp, states, exclude, bank, nothing, features)
+    _run(reference, targets, cm, bp, exclude, bank, nothing, features)
     return features
 
 
@@ -209,15 +177,12 @@ def _run(
     targets: NDArray[np.int8],
     cm: NDArray[np.float64],
     bp: NDArray[np.int64],
-    states: States | None,
     exclude: NDArray[np.int64] | None,
     bank: Bank,
     probability: NDArray[np.float32],
     features: NDArray[np.float32],
 ) -> None:
     n = reference.n_haplotypes
-    if states is None:
-        states = States.of(np.ones((len(targets), n), dtype=bool))
     if exclude is None:
         exclude = np.full((len(targets), 1), -1, dtype=np.int64)
     kernels.impute_targets(
@@ -227,8 +192,6 @@ def _run(
         reference.carried,
         reference.carriers,
         reference.first,
-        states.haplotypes,
-        states.first,
         np.ascontiguousarray(exclude),
         np.ascontiguousarray(targets),
         np.stack([genetic_coordinate(cm, bp, rate, n) for rate, _ in bank]),
