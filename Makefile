@@ -23,11 +23,15 @@ demo: $(READY)
 	    --populations snvrag/example_data/populations.panel
 	$(BIN)/snvrag windows $(DEMO)/panel.h5
 	$(BIN)/snvrag build-index $(DEMO)/panel.h5 --windows 0-2 --force
-	$(BIN)/snvrag train $(DEMO)/panel.h5 -o $(DEMO)/run --preset tiny --epochs 2 --force
+	$(BIN)/snvrag train $(DEMO)/panel.h5 -o $(DEMO)/run --preset light --epochs 4 \
+	    --map snvrag/example_data/genetic_map.plink.map --force
 	$(BIN)/snvrag verify $(DEMO)/panel.h5.index/ --deep
 	$(BIN)/snvrag impute snvrag/example_data/target.vcf.gz -r $(DEMO)/panel.h5 \
 	    --map snvrag/example_data/genetic_map.plink.map -o $(DEMO)/imputed.vcf.gz --force
-	$(BIN)/snvrag evaluate $(DEMO)/imputed.vcf.gz snvrag/example_data/truth.vcf.gz \
+	$(BIN)/snvrag impute snvrag/example_data/target.vcf.gz -r $(DEMO)/panel.h5 -m $(DEMO)/run \
+	    --map snvrag/example_data/genetic_map.plink.map -o $(DEMO)/refined.vcf.gz --force
+	$(BIN)/snvrag evaluate $(DEMO)/imputed.vcf.gz $(DEMO)/refined.vcf.gz \
+	    snvrag/example_data/truth.vcf.gz --label "copying model" --label "with network" \
 	    -r $(DEMO)/panel.h5 --plot $(DEMO)/accuracy.png --force
 
 test: $(READY)
@@ -43,7 +47,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/retrieval.py
 	$(BIN)/python benchmarks/train_start.py
 	$(BIN)/python benchmarks/train_step.py
-	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/accuracy.py --runs .bench-runs
+	$(BIN)/python benchmarks/peers.py --model .bench-runs/run-42
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) .bench-runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
