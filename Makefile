@@ -47,7 +47,6 @@ bench: $(READY)
 	$(BIN)/python benchmarks/retrieval.py
 	$(BIN)/python benchmarks/train_start.py
 	$(BIN)/python benchmarks/train_step.py
-	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/accuracy.py --runs .bench-runs
 	$(BIN)/python benchmarks/peers.py --model .bench-runs/run-42
 
