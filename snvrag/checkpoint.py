@@ -6,6 +6,7 @@
       metrics.csv .jsonl     one row per epoch; metrics.png its curves, with matplotlib
       train.log              start block, status lines, epochs; grows while training runs
       checkpoints/step-N/    model.safetensors, optimizer.safetensors, state.json: for --resume
+      .lock                  held by the process that trains; names it
 
 Nothing here is ever unpickled, and weights carry no provenance, so equal runs give equal bytes.
 """

@@ -43,8 +43,8 @@ from snvrag.optimizer import (
 from snvrag.panel import Panel
 from snvrag.run_folder import (
     CHECKPOINTS,
+    TENSORBOARD,
     check_identity,
-    open_tensorboard,
     run_identity,
     write_identity,
     write_metrics,
@@ -102,7 +102,6 @@ class Trainer:
         output: Path,
         ranks: Ranks,
         started: float,
-        observer: TrainingObserver | None,
         maps: GeneticMap,
         cohorts: Cohorts,
         sites: ArraySites | None = None,
@@ -112,8 +111,6 @@ class Trainer:
         self.output, self.ranks, self.device = output, ranks, ranks.device
         self.started = started
         self.observer: TrainingObserver = SilentObserver()
-        if observer is not None and ranks.is_main:
-            self.observer = observer
         cm = maps.along(panel.chromosomes(), panel.positions)
         listed = None if sites is None else sites.rows
         self.batches = WindowBatches(panel, store, plan, config, cohorts, cm, self.device, listed)
@@ -140,9 +137,25 @@ class Trainer:
         self._save_seconds = 0.0
 
     def start(
-        self, threads: int, max_memory: int | None, *, resume: bool, tensorboard: bool
+        self,
+        observer: TrainingObserver | None,
+        threads: int,
+        max_memory: int | None,
+        *,
+        resume: bool,
+        tensorboard: Any = None,
     ) -> None:
-        """Restore or begin: write ``config.json``, report the start block."""
+        """Restore or begin: write ``config.json``, report the start block.
+
+        Args:
+            observer: told of progress by rank 0.
+            threads: CPU threads of torch, for the start block.
+            max_memory: bytes for activations; None is a part of what is free.
+            resume: go on from the newest checkpoint.
+            tensorboard: class of the TensorBoard writer, if events are to be written.
+        """
+        if observer is not None and self.ranks.is_main:
+            self.observer = observer
         memory = max_memory or available_memory(self.device) // self._sharers()
         self.max_rows = rows_that_fit(self.config.model, self.config.windows.max_seq_len, memory)
         found = None
@@ -164,8 +177,8 @@ class Trainer:
                 self.total_steps,
                 train.lr,
             )
-        if tensorboard and self.ranks.is_main:
-            self.tensorboard = open_tensorboard(self.output)
+        if tensorboard is not None and self.ranks.is_main:
+            self.tensorboard = tensorboard(str(self.output / TENSORBOARD))
         self.observer.on_start(self._start_block(threads))
 
     def _sharers(self) -> int:

@@ -15,12 +15,11 @@ from snvrag import run_folder
 from snvrag.checkpoint import load_weights
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
 from snvrag.distributed import Ranks
-from snvrag.errors import InputError, MismatchError, OutputError, UsageError, WorkError
+from snvrag.errors import InputError, MismatchError, UsageError, WorkError
 from snvrag.metrics import Score
 from snvrag.model import RagBert
 from snvrag.observer import SilentObserver
 from snvrag.optimizer import gradient_step, learning_rate, make_optimizer, rows_that_fit
-from snvrag.run_folder import next_run_folder
 from snvrag.trainer import Trainer, selection_metric
 from snvrag.training import train
 
@@ -90,6 +89,7 @@ def test_run_folder_holds_what_it_should(mosaic_panel, tmp_path):
         "metrics.png",
         "train.log",
         "checkpoints",
+        ".lock",
     }
     with (run / "metrics.csv").open() as handle:
         rows = list(csv.DictReader(handle))
@@ -198,28 +198,6 @@ def test_resume_with_other_settings_names_the_difference(mosaic_panel, tmp_path,
     other = make_panel(mosaic(80, 250, seed=5))
     with pytest.raises(MismatchError, match="panel_digest"):
         train(other, run, config=CONFIG, index_dir=tmp_path / "j", resume=True)
-
-
-def test_an_occupied_folder_is_refused_then_replaced_with_force(mosaic_panel, tmp_path):
-    run, index = tmp_path / "r", tmp_path / "i"
-    run.mkdir()
-    (run / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="not empty"):
-        train(mosaic_panel, run, config=CONFIG, index_dir=index)
-    train(mosaic_panel, run, config=CONFIG, index_dir=index, force=True)
-    config = with_train(epochs=1)
-    report = train(mosaic_panel, run, config=config, index_dir=index, force=True)
-    assert report.epochs == 1
-    assert (run / "notes.txt").read_text() == "mine"
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
-
-
-def test_the_next_free_run_folder(tmp_path):
-    assert next_run_folder(tmp_path).name == "snvrag-run"
-    (tmp_path / "snvrag-run").mkdir()
-    assert next_run_folder(tmp_path).name == "snvrag-run"
-    (tmp_path / "snvrag-run" / "x").touch()
-    assert next_run_folder(tmp_path).name == "snvrag-run-2"
 
 
 def test_learning_rate_warms_up_then_falls_to_a_tenth():
