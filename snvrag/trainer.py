@@ -150,13 +150,14 @@ class Trainer:
         Args:
             observer: told of progress by rank 0.
             threads: CPU threads of torch, for the start block.
-            max_memory: bytes for activations; None is a part of what is free.
+            max_memory: bytes for activations, of all processes that share the device's memory;
+                None is a part of what is free.
             resume: go on from the newest checkpoint.
             tensorboard: class of the TensorBoard writer, if events are to be written.
         """
         if observer is not None and self.ranks.is_main:
             self.observer = observer
-        memory = max_memory or available_memory(self.device) // self._sharers()
+        memory = (max_memory or available_memory(self.device)) // self._sharers()
         self.max_rows = rows_that_fit(self.config.model, self.config.windows.max_seq_len, memory)
         found = None
         if resume:

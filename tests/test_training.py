@@ -276,6 +276,27 @@ def test_a_resumed_run_keeps_its_micro_batches(mosaic_panel, tmp_path, monkeypat
     assert rows[0] == rows[1] < rows[2]
 
 
+def test_the_processes_of_a_machine_share_the_memory_given(mosaic_panel, tmp_path, monkeypatch):
+    rows = []
+    original = Trainer.run
+
+    def spy(self):
+        rows.append(self.max_rows)
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "run", spy)
+    for sharers, memory in ((1, 2**22), (2, 2**23), (2, 2**22)):
+        monkeypatch.setattr(Trainer, "_sharers", lambda self, n=sharers: n)
+        train(
+            mosaic_panel,
+            tmp_path / f"r{len(rows)}",
+            config=with_train(epochs=1, epoch_batches=1),
+            index_dir=tmp_path / "i",
+            max_memory=memory,
+        )
+    assert rows[0] == rows[1] > rows[2] > 2
+
+
 def test_a_warm_up_longer_than_the_run_is_a_warning_with_both_numbers(
     mosaic_panel, tmp_path, caplog
 ):
