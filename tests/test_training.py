@@ -14,8 +14,10 @@ from conftest import mosaic
 from snvrag import run_folder
 from snvrag.checkpoint import load_weights
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
+from snvrag.dataset import WindowBatches
 from snvrag.distributed import Ranks
 from snvrag.errors import InputError, MismatchError, UsageError, WorkError
+from snvrag.masking import MaskMaker
 from snvrag.metrics import Score
 from snvrag.model import RagBert
 from snvrag.observer import SilentObserver
@@ -311,14 +313,47 @@ def test_a_warm_up_longer_than_the_run_is_a_warning_with_both_numbers(
     assert "warm-up" not in caplog.text
 
 
-def test_accumulation_equals_the_larger_batch(mosaic_panel, tmp_path):
-    """Two batches of one step weigh the same; leftovers never cross an epoch."""
-    recorder = Recorder()
-    config = with_train(accumulate=2)
-    report = train(
-        mosaic_panel, tmp_path / "r", config=config, index_dir=tmp_path / "i", observer=recorder
+def first_gradients(panel, tmp_path, monkeypatch, batch_size, accumulate):
+    """What the optimiser is given at each step of an epoch, the weights staying untrained."""
+    config = dataclasses.replace(
+        with_train(batch_size=batch_size, accumulate=accumulate, epochs=1),
+        model=dataclasses.replace(CONFIG.model, dropout=0.0),
     )
-    assert report.steps == 2 * math.ceil(25 / 2)
+    taken = []
+
+    def stay(self):
+        taken.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stay)
+    name = f"{batch_size}x{accumulate}"
+    report = train(panel, tmp_path / name, config=config, index_dir=tmp_path / "i")
+    assert report.steps == len(taken)
+    return taken
+
+
+def test_accumulation_equals_the_larger_batch(mosaic_panel, tmp_path, monkeypatch):
+    """All sites of a step's batches weigh the same, whatever the size of their batch."""
+    original = MaskMaker.training
+
+    def by_window(self, start, end, *, epoch, window, batch):
+        return original(self, start, end, epoch=epoch, window=window, batch=0)
+
+    # What else the samples of a batch have in common: the mask, and who judges the copying bank.
+    monkeypatch.setattr(MaskMaker, "training", by_window)
+    monkeypatch.setattr(WindowBatches, "_own_rows", lambda *_: np.zeros(0, np.int64))
+    # 36 samples: batches of 8 end in one of 4, which must weigh half.
+    parts = first_gradients(mosaic_panel, tmp_path, monkeypatch, 8, 5)
+    whole = first_gradients(mosaic_panel, tmp_path, monkeypatch, 36, 1)
+    assert len(parts) == len(whole) == 5
+    for step in zip(parts, whole, strict=True):
+        assert max(float(gradient.abs().max()) for gradient in step[1]) > 1e-4
+        for a, b in zip(*step, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_leftover_batches_never_cross_an_epoch(mosaic_panel, tmp_path, monkeypatch):
+    taken = first_gradients(mosaic_panel, tmp_path, monkeypatch, 8, 2)
+    assert len(taken) == math.ceil(25 / 2)
 
 
 def test_micro_batches_do_not_change_the_gradient(mosaic_panel, tmp_path):
