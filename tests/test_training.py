@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -527,3 +528,25 @@ def test_training_on_cuda_comes_to_the_same(mosaic_panel, tmp_path):
     for key in ("copying_r2", "nearest_r2", "af_r2"):
         assert figures[0][key] == pytest.approx(figures[1][key], abs=1e-4)
     assert figures[0]["val_r2"] == pytest.approx(figures[1]["val_r2"], abs=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_interrupted_run_resumes_on_cuda(mosaic_panel, tmp_path):
+    """To the figures of an undisturbed run, not its bytes: sums on CUDA have no fixed order."""
+    config = with_train(checkpoint_every=2)
+    run = functools.partial(
+        train, mosaic_panel, config=config, index_dir=tmp_path / "i", device="cuda"
+    )
+    run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", observer=Recorder(26))
+    report = run(tmp_path / "cut", resume=True)
+    assert (report.epochs, report.steps) == (2, 50)
+    rows = [
+        [json.loads(x) for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "cut")
+    ]
+    for whole, cut in zip(*rows, strict=True):
+        assert cut["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-2)
+        assert cut["train_loss"] == pytest.approx(whole["train_loss"], rel=1e-2)
