@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from snvrag.config import PRESET_TRAINING, PRESETS
 from snvrag.copying import N_FEATURES
 from snvrag.distributed import Ranks, set_precision
-from snvrag.model import RagBert, masked_loss
+from snvrag.losses import masked_loss
+from snvrag.model import RagBert
 from snvrag.optimizer import gradient_step, make_optimizer
 
 LENGTH = 512

@@ -6,12 +6,14 @@
       metrics.csv .jsonl     one row per epoch; metrics.png its curves, with matplotlib
       train.log              start block, status lines, epochs; grows while training runs
       checkpoints/step-N/    model.safetensors, optimizer.safetensors, state.json: for --resume
+      .lock                  held by the process that trains; names it
 
 Nothing here is ever unpickled, and weights carry no provenance, so equal runs give equal bytes.
 """
 
 import logging
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +78,8 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint ``step-N`` (N = ``state["step"]``) under ``folder``; keep the last two.
 
+    Those of later steps go: a resume that went on from an earlier one found them damaged.
+
     It holds weights, optimiser moments, the random generators and ``state``.
     """
     folder.mkdir(exist_ok=True)
@@ -85,7 +89,9 @@ def save_checkpoint(
         _save(_optimizer_tensors(optimizer) | _rng_tensors(), temporary / OPTIMIZER)
         header = {"format_name": STATE_FORMAT, "format_version": FORMAT_VERSION}
         write_json(temporary / STATE, header | dict(state))
-    for old in checkpoints(folder)[:-_KEEP]:
+    # Later steps are what a resume passed over as damaged: they are no longer of this run.
+    later = [p for p in folder.glob("step-*") if p.name > path.name]
+    for old in later + [p for p in checkpoints(folder) if p not in later][:-_KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return path
 
@@ -205,7 +211,11 @@ def _rng_tensors() -> dict[str, Tensor]:
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    # safetensors makes files that nobody else may read; an ordinary new file shows the usual mode.
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
     save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=WEIGHTS_FORMAT)
+    path.chmod(mode)
 
 
 def _load(path: Path) -> dict[str, Tensor]:

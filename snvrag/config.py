@@ -3,6 +3,7 @@
 Defaults stand here once: the command line, the library, ``snvrag.toml`` and the docs read them.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -245,6 +246,13 @@ class TrainConfig:
             "checkpoint_every",
             "seed",
         ):
+            value = getattr(self, name)
+            _require(value >= 0, f"--{name.replace('_', '-')} {value}: must not be negative")
+        for name in ("lr", "weight_decay", "clip", "focal_gamma", "genotype_weight", "min_delta"):
+            value = getattr(self, name)
+            flag = "gamma" if name == "focal_gamma" else name.replace("_", "-")
+            _require(math.isfinite(value), f"--{flag} {value}: must be a finite number")
+        for name in ("weight_decay", "min_delta"):
             value = getattr(self, name)
             _require(value >= 0, f"--{name.replace('_', '-')} {value}: must not be negative")
         _require(self.lr > 0, f"--lr {self.lr}: must be positive")

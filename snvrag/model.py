@@ -301,8 +301,8 @@ class Network(nn.Module):
     def key_rows(self, key: tuple[int, ...], samples: NDArray[np.integer]) -> None:
         """Name the rows of the next forward pass; see :meth:`RowDropout.key_rows`."""
 
-    def compile_blocks(self) -> None:
-        """Let torch.compile fuse what most of the time goes into."""
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Let torch.compile fuse, with one of its backends, what most of the time goes into."""
         raise NotImplementedError
 
     def parameter_count(self) -> int:
@@ -337,9 +337,9 @@ class LightNetwork(Network):
         """See :meth:`Network.forward`."""
         return sign * self.refine(features)
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, backend: str = "inductor") -> None:
         """See :meth:`Network.compile_blocks`."""
-        self.body.compile()
+        self.body.compile(backend=backend)
 
     def refine(self, features: Tensor) -> Tensor:
         """Logit of the minor allele, float32 [...], of raw evidence [..., N_FEATURES]."""
@@ -366,10 +366,10 @@ class RagBert(Network):
         """See :meth:`Network.key_rows`."""
         self.dropout.key_rows(key, samples)
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, backend: str = "inductor") -> None:
         """Compile the blocks; one compiled body serves all of them."""
         for block in self.blocks:
-            block.compile()
+            block.compile(backend=backend)
 
     def forward(
         self,

@@ -7,8 +7,10 @@ from torch import nn
 
 from snvrag.config import ModelConfig, TrainConfig
 from snvrag.distributed import Ranks
+from snvrag.errors import WorkError
 
 _FINAL_LR_SHARE = 0.1
+SMALLER_STEPS = "use a smaller --lr"
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
@@ -58,6 +60,9 @@ def gradient_step(
         scored: scored positions of the step on all ranks.
         lr: learning rate of this step.
         clip: largest norm of the mean gradient.
+
+    Raises:
+        WorkError: on all ranks, the gradient is infinite or not a number; weights stay as they are.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -66,6 +71,9 @@ def gradient_step(
         ranks.sum_gradients(parameters)
         gradients = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_div_(gradients, scored)
-        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        # The sum over ranks is the same on all of them, so all raise or none.
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
+        if not math.isfinite(norm):
+            raise WorkError(f"the norm of the gradient became {norm}", SMALLER_STEPS)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -1,11 +1,12 @@
 """The folder a training run writes: its name, its identity, its metrics."""
 
+import contextlib
 import csv
 import io
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from snvrag.config import (
     run_config_from_json,
 )
 from snvrag.errors import InputError, MismatchError, OutputError, UsageError
+from snvrag.folder_lock import LOCK, folder_lock
 from snvrag.model import LightNetwork, RagBert, SiteEmbedder, SiteEmbedding, build_network
 from snvrag.panel import Panel
 from snvrag.plots import have_matplotlib, plot_training
 from snvrag.provenance import (
     atomic_file,
-    prepare_output_folder,
     provenance,
     read_json,
     write_json,
@@ -52,7 +53,7 @@ def next_run_folder(parent: Path) -> Path:
     while True:
         name = DEFAULT_RUN_NAME if number == 1 else f"{DEFAULT_RUN_NAME}-{number}"
         path = parent / name
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        if not path.exists() or (path.is_dir() and not _is_occupied(path)):
             return path
         number += 1
 
@@ -85,24 +86,28 @@ def choose_run_folder(output: Path | None, *, resume: bool, force: bool) -> Path
     return next_run_folder(Path.cwd())
 
 
-def prepare_run_folder(output: Path, *, resume: bool, force: bool) -> Path:
-    """Create the run folder; with ``force``, remove an earlier run's own files from it.
+@contextlib.contextmanager
+def occupied_run_folder(output: Path, *, resume: bool, force: bool) -> Iterator[None]:
+    """Create the run folder and keep other processes out of it for the time of the block.
+
+    With ``force`` and without ``resume``, an earlier run's own files are removed first.
 
     Raises:
-        OutputError: it cannot be created or written to.
+        MismatchError: another process is training in it.
+        OutputError: it cannot be created, written to or locked, or another run came first.
     """
-    occupied = _is_occupied(output)
-    prepare_output_folder(output)
-    if occupied and force and not resume:
-        for name in _OWN_FILES:
-            (output / name).unlink(missing_ok=True)
-        for name in (CHECKPOINTS, TENSORBOARD):
-            shutil.rmtree(output / name, ignore_errors=True)
-    return output
+    with folder_lock(output, "wait for it, or give another -o"):
+        check_run_folder(output, resume=resume, force=force)
+        if force and not resume:
+            for name in _OWN_FILES:
+                (output / name).unlink(missing_ok=True)
+            for name in (CHECKPOINTS, TENSORBOARD):
+                shutil.rmtree(output / name, ignore_errors=True)
+        yield
 
 
 def _is_occupied(output: Path) -> bool:
-    return output.is_dir() and any(output.iterdir())
+    return output.is_dir() and any(path.name != LOCK for path in output.iterdir())
 
 
 def run_identity(
@@ -185,8 +190,8 @@ def write_metrics(
         logger.info("no %s: matplotlib is not installed (pip install 'snvrag[plots]')", CURVES)
 
 
-def open_tensorboard(output: Path) -> Any:
-    """A TensorBoard writer to ``output/logs``.
+def tensorboard_writer() -> Any:
+    """TensorBoard's writer class, to be called with the folder ``output/logs``.
 
     Raises:
         UsageError: the package is not installed.
@@ -198,7 +203,7 @@ def open_tensorboard(output: Path) -> Any:
             "--tensorboard: the tensorboard package is not installed",
             "pip install 'snvrag[tensorboard]'",
         ) from error
-    return SummaryWriter(str(output / TENSORBOARD))
+    return SummaryWriter
 
 
 def write_scalars(writer: Any, row: Mapping[str, float | int], step: int) -> None:

@@ -33,12 +33,18 @@ from snvrag.losses import training_loss
 from snvrag.metrics import METHODS, Score
 from snvrag.model import build_network
 from snvrag.observer import SilentObserver, TrainingObserver, TrainReport
-from snvrag.optimizer import gradient_step, learning_rate, make_optimizer, rows_that_fit
+from snvrag.optimizer import (
+    SMALLER_STEPS,
+    gradient_step,
+    learning_rate,
+    make_optimizer,
+    rows_that_fit,
+)
 from snvrag.panel import Panel
 from snvrag.run_folder import (
     CHECKPOINTS,
+    TENSORBOARD,
     check_identity,
-    open_tensorboard,
     run_identity,
     write_identity,
     write_metrics,
@@ -66,9 +72,22 @@ class Progress:
     best: float = -math.inf
     best_epoch: int = 0
     bad_epochs: int = 0
+    patience_reference: float = -math.inf
+    """What the metric must exceed by ``min_delta``; the value that did so last."""
     finished: bool = False
     stopped_early: bool = False
     epoch_seconds: float = 0.0
+
+
+def selection_metric(score: Score) -> float:
+    """F1 at rare sites, or at all where nobody carries a rare site's minor allele; 0 if undefined.
+
+    Which of the two follows from the data alone, so every epoch of a run is judged by the same.
+    """
+    rare = score.groups["rare"]
+    judged = rare if rare.tp + rare.fn else score.groups["all"]
+    f1 = judged.summary()["f1"]
+    return 0.0 if math.isnan(f1) else f1
 
 
 class Trainer:
@@ -83,7 +102,6 @@ class Trainer:
         output: Path,
         ranks: Ranks,
         started: float,
-        observer: TrainingObserver | None,
         maps: GeneticMap,
         cohorts: Cohorts,
         sites: ArraySites | None = None,
@@ -93,8 +111,6 @@ class Trainer:
         self.output, self.ranks, self.device = output, ranks, ranks.device
         self.started = started
         self.observer: TrainingObserver = SilentObserver()
-        if observer is not None and ranks.is_main:
-            self.observer = observer
         cm = maps.along(panel.chromosomes(), panel.positions)
         listed = None if sites is None else sites.rows
         self.batches = WindowBatches(panel, store, plan, config, cohorts, cm, self.device, listed)
@@ -121,10 +137,27 @@ class Trainer:
         self._save_seconds = 0.0
 
     def start(
-        self, threads: int, max_memory: int | None, *, resume: bool, tensorboard: bool
+        self,
+        observer: TrainingObserver | None,
+        threads: int,
+        max_memory: int | None,
+        *,
+        resume: bool,
+        tensorboard: Any = None,
     ) -> None:
-        """Restore or begin: write ``config.json``, report the start block."""
-        memory = max_memory or available_memory(self.device) // self._sharers()
+        """Restore or begin: write ``config.json``, report the start block.
+
+        Args:
+            observer: told of progress by rank 0.
+            threads: CPU threads of torch, for the start block.
+            max_memory: bytes for activations, of all processes that share the device's memory;
+                None is a part of what is free.
+            resume: go on from the newest checkpoint.
+            tensorboard: class of the TensorBoard writer, if events are to be written.
+        """
+        if observer is not None and self.ranks.is_main:
+            self.observer = observer
+        memory = (max_memory or available_memory(self.device)) // self._sharers()
         self.max_rows = rows_that_fit(self.config.model, self.config.windows.max_seq_len, memory)
         found = None
         if resume:
@@ -137,16 +170,16 @@ class Trainer:
                 origin[str(self.sites.source)] = self.sites.digest
             write_identity(self.output, self.identity, seed=self.config.train.seed, inputs=origin)
         train = self.config.train
-        if train.warmup_steps >= self.total_steps:
+        if train.warmup_steps > self.total_steps:
             logger.warning(
-                "warm-up of %d steps is not shorter than the run of %d steps: the learning rate "
+                "warm-up of %d steps is longer than the run of %d steps: the learning rate "
                 "never reaches %g",
                 train.warmup_steps,
                 self.total_steps,
                 train.lr,
             )
-        if tensorboard and self.ranks.is_main:
-            self.tensorboard = open_tensorboard(self.output)
+        if tensorboard is not None and self.ranks.is_main:
+            self.tensorboard = tensorboard(str(self.output / TENSORBOARD))
         self.observer.on_start(self._start_block(threads))
 
     def _sharers(self) -> int:
@@ -233,7 +266,7 @@ class Trainer:
             self.batches.embedding.begin_epoch(progress.epoch)
         self.optimizer.zero_grad(set_to_none=True)
         began, before = time.perf_counter(), progress.epoch_seconds
-        done_before = progress.next_batch
+        samples = 0
         while progress.next_batch < len(plans):
             first = progress.next_batch
             scored = 0
@@ -243,7 +276,7 @@ class Trainer:
                     scored += self._backward(self.batches.batch(share, progress.epoch), share)
                 progress.next_batch += 1
                 progress.epoch_seconds = before + time.perf_counter() - began
-                samples = train.batch_size * (progress.next_batch - done_before)
+                samples += len(item.samples)
                 self._report_batch(item.window, len(plans), samples / (time.perf_counter() - began))
             if self._step(scored):
                 self._save()
@@ -269,7 +302,7 @@ class Trainer:
             if not bool(torch.isfinite(loss)):
                 raise WorkError(
                     f"the loss became {loss.item()} at step {self.progress.step + 1}",
-                    "use a smaller --lr",
+                    SMALLER_STEPS,
                 )
             loss.backward()  # type: ignore[no-untyped-call]
             self._add_score(self.score, part, torch.sigmoid(logits.detach()))
@@ -356,9 +389,10 @@ class Trainer:
     def _finish_epoch(self) -> None:
         progress, train = self.progress, self.config.train
         began = time.perf_counter()
-        scores = {method: score.summary() for method, score in self.validate().items()}
-        rare = scores["model"]["rare_f1"]
-        metric = scores["model"]["f1"] if math.isnan(rare) else rare
+        judged = self.validate()
+        scores = {method: score.summary() for method, score in judged.items()}
+        self._check_finite(judged["model"], scores["model"]["loss"])
+        metric = selection_metric(judged["model"])
         progress.epoch += 1
         row: dict[str, float | int] = {
             "epoch": progress.epoch,
@@ -374,8 +408,9 @@ class Trainer:
             prefix = "val" if method == "model" else method
             row |= {f"{prefix}_{name}": value for name, value in figures.items()}
         self.rows.append(row)
-        if progress.best_epoch == 0 or metric > progress.best + train.min_delta:
-            progress.bad_epochs = 0
+        # Not against the best: steps below min_delta add up to an improvement.
+        if metric > progress.patience_reference + train.min_delta:
+            progress.patience_reference, progress.bad_epochs = metric, 0
         else:
             progress.bad_epochs += 1
         if progress.best_epoch == 0 or metric > progress.best:
@@ -393,6 +428,13 @@ class Trainer:
         write_scalars(self.tensorboard, row, progress.step)
         self._save()
         self.observer.on_epoch(row)
+
+    def _check_finite(self, score: Score, loss: float) -> None:
+        if score.groups["all"].n and not math.isfinite(loss):
+            raise WorkError(
+                f"the validation loss became {loss} in epoch {self.progress.epoch + 1}",
+                SMALLER_STEPS,
+            )
 
     def _jit_builds(self) -> int:
         return int(self.ranks.sum_numbers([self.store.stats.builds])[0])

@@ -21,7 +21,8 @@ from snvrag.panel import Panel
 from snvrag.run_folder import (
     TRAIN_LOG,
     choose_run_folder,
-    prepare_run_folder,
+    occupied_run_folder,
+    tensorboard_writer,
 )
 from snvrag.run_log import RunLog
 from snvrag.trainer import Trainer
@@ -95,17 +96,25 @@ def train(
         where = index_dir or default_index_dir(panel)
         store = stack.enter_context(IndexStore.open(where, reference, plan))
         cohorts = Cohorts.choose(reference, store, config.train, learners, judges)
-        ranks.once(lambda: prepare_run_folder(folder, resume=resume, force=force).name)
         set_precision(ranks.device)
-        told = observer
-        if ranks.is_main:
-            told = stack.enter_context(RunLog(folder / TRAIN_LOG, observer, log_every))
         trainer = Trainer(
-            reference, store, plan, config, folder, ranks, started, told, maps, cohorts, sites
+            reference, store, plan, config, folder, ranks, started, maps, cohorts, sites
         )
+        torch_threads = set_threads(threads)
         retrieval.set_threads(threads)
         copying.set_threads(threads)
         if compile_blocks:
             trainer.model.compile_blocks()
-        trainer.start(set_threads(threads), max_memory, resume=resume, tensorboard=tensorboard)
+        writer = tensorboard_writer() if tensorboard and ranks.is_main else None
+
+        def occupy() -> str:
+            # Last, since it may remove an earlier run: whatever can be refused has been by now.
+            stack.enter_context(occupied_run_folder(folder, resume=resume, force=force))
+            return ""
+
+        ranks.once(occupy)
+        told = observer
+        if ranks.is_main:
+            told = stack.enter_context(RunLog(folder / TRAIN_LOG, observer, log_every))
+        trainer.start(told, torch_threads, max_memory, resume=resume, tensorboard=writer)
         return trainer.run()

@@ -1,9 +1,7 @@
 """The work directory of an imputation: parts of one very run, locked while it is in use."""
 
 import contextlib
-import fcntl
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +12,12 @@ from numpy.typing import NDArray
 
 from snvrag.chunks import Chunk
 from snvrag.errors import MismatchError, OutputError
-from snvrag.provenance import prepare_output_folder, read_json, write_json
+from snvrag.folder_lock import folder_lock
+from snvrag.provenance import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-LOCK = ".lock"
 
 
 def check_space(folder: Path, output: Path, n_sites: int, n_haplotypes: int) -> None:
@@ -41,19 +39,7 @@ def check_space(folder: Path, output: Path, n_sites: int, n_haplotypes: int) -> 
 def work_directory(folder: Path, identity: dict[str, Any], *, force: bool) -> Iterator[Path]:
     """Lock the work directory and make sure that its parts belong to this very run."""
     existed = folder.is_dir()
-    prepare_output_folder(folder)
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-            raise MismatchError(
-                f"{folder}: is in use by process {holder or '?'}",
-                "wait for it, or choose another --work-dir",
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    with folder_lock(folder, "wait for it, or choose another --work-dir"):
         plan = folder / PLAN
         if plan.exists():
             saved = read_json(plan)
@@ -75,8 +61,6 @@ def work_directory(folder: Path, identity: dict[str, Any], *, force: bool) -> It
             elif not existed:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-    finally:
-        os.close(descriptor)
 
 
 def _parts_of(folder: Path) -> list[Path]:

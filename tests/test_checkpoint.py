@@ -1,4 +1,6 @@
 import copy
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,36 @@ def test_only_the_last_two_checkpoints_stay_and_incomplete_ones_do_not_count(tmp
     (tmp_path / "c" / "step-00000200").mkdir()
     names = [path.name for path in checkpoints(tmp_path / "c")]
     assert names == ["step-00000020", "step-00000100"]
+
+
+@pytest.mark.parametrize("whole", [0, 1])
+def test_damaged_checkpoints_of_later_steps_cost_no_new_one(tmp_path, whole):
+    """Pruned by name alone, the new checkpoints were removed as they were written."""
+    folder = tmp_path / "checkpoints"
+    model, optimizer = make_pair()
+    take_step(model, optimizer)
+    for step in (10, 20, 30):
+        save_checkpoint(folder, model, optimizer, {"step": step})
+    for path in checkpoints(folder)[whole:]:
+        cut_short(path / "model.safetensors")
+    save_checkpoint(folder, model, optimizer, {"step": 21 * whole + 1})
+    kept = [20, 22] if whole else [1]
+    assert sorted(p.name for p in folder.iterdir()) == [f"step-{n:08d}" for n in kept]
+    assert newest_checkpoint(folder).state["step"] == kept[-1]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_others_may_read_what_the_umask_lets_them(tmp_path, umask):
+    model, optimizer = make_pair()
+    take_step(model, optimizer)
+    before = os.umask(umask)
+    try:
+        save_weights(model, tmp_path / "w")
+        path = save_checkpoint(tmp_path / "c", model, optimizer, {"step": 1})
+    finally:
+        os.umask(before)
+    for file in (tmp_path / "w", *path.iterdir()):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~umask, file
 
 
 def test_weights_of_another_network_are_refused_with_the_difference(tmp_path):

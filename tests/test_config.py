@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -68,6 +69,14 @@ def test_damaged_configs_are_refused_by_name(data, word):
         (ModelConfig, {"dropout": 1.0}, "--dropout"),
         (TrainConfig, {"epochs": 0}, "--epochs"),
         (TrainConfig, {"lr": 0.0}, "--lr"),
+        (TrainConfig, {"lr": math.inf}, "--lr"),
+        (TrainConfig, {"focal_gamma": math.inf}, "--gamma"),
+        (TrainConfig, {"genotype_weight": math.nan}, "--genotype-weight"),
+        (TrainConfig, {"clip": math.inf}, "--clip"),
+        (TrainConfig, {"weight_decay": math.nan}, "--weight-decay"),
+        (TrainConfig, {"weight_decay": -0.1}, "--weight-decay"),
+        (TrainConfig, {"min_delta": math.inf}, "--min-delta"),
+        (TrainConfig, {"min_delta": -0.1}, "--min-delta"),
         (TrainConfig, {"validation_fraction": 1.0}, "--validation-fraction"),
         (TrainConfig, {"warmup_steps": -1}, "--warmup-steps"),
         (WindowConfig, {"window_size": 0}, "--window-size"),

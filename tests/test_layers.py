@@ -8,7 +8,17 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "snvrag"
 ORDER = (
-    *("errors", "provenance", "config", "sites", "genetic_map", "dosage", "windows", "masking"),
+    *(
+        "errors",
+        "provenance",
+        "folder_lock",
+        "config",
+        "sites",
+        "genetic_map",
+        "dosage",
+        "windows",
+        "masking",
+    ),
     *(
         "tokens",
         "vcf",

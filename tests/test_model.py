@@ -125,6 +125,34 @@ def model_with_length(model, length):
     return other
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_padding_does_not_change_predictions_on_cuda():
+    """Without padding no mask goes to attention, and another kernel answers."""
+    model = trained_like(length=64)
+    answers = []
+    for length in (21, 64):
+        inputs = {name: value.cuda() for name, value in make_inputs(length=length).items()}
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+            answers.append(model_with_length(model, length).cuda()(**inputs)[:, 1:21])
+    torch.testing.assert_close(answers[0], answers[1], rtol=0.03, atol=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("config", [CONFIG, LIGHT], ids=["bert", "light"])
+def test_bfloat16_comes_to_the_answers_of_float32(config):
+    """ORIGINAL B29: logits are float32 again before the loss is taken."""
+    network, inputs = trained_like(config), make_inputs()
+    with torch.no_grad():
+        exact = network(**inputs)
+        inputs = {name: value.cuda() for name, value in inputs.items()}
+        with torch.autocast("cuda", torch.bfloat16):
+            rounded = network.cuda()(**inputs)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(exact, rounded.cpu(), rtol=0.03, atol=0.05)
+
+
 def test_rows_do_not_influence_one_another():
     model, inputs = trained_like(), make_inputs()
     with torch.no_grad():

@@ -1,10 +1,13 @@
 import csv
 import dataclasses
+import functools
+import itertools
 import json
 import logging
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from conftest import mosaic
@@ -12,13 +15,15 @@ from conftest import mosaic
 from snvrag import run_folder
 from snvrag.checkpoint import load_weights
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
+from snvrag.dataset import WindowBatches
 from snvrag.distributed import Ranks
-from snvrag.errors import InputError, MismatchError, OutputError, UsageError
+from snvrag.errors import InputError, MismatchError, UsageError, WorkError
+from snvrag.masking import MaskMaker
+from snvrag.metrics import Score
 from snvrag.model import RagBert
 from snvrag.observer import SilentObserver
 from snvrag.optimizer import gradient_step, learning_rate, make_optimizer, rows_that_fit
-from snvrag.run_folder import next_run_folder
-from snvrag.trainer import Trainer
+from snvrag.trainer import Trainer, selection_metric
 from snvrag.training import train
 
 CONFIG = RunConfig(
@@ -87,6 +92,7 @@ def test_run_folder_holds_what_it_should(mosaic_panel, tmp_path):
         "metrics.png",
         "train.log",
         "checkpoints",
+        ".lock",
     }
     with (run / "metrics.csv").open() as handle:
         rows = list(csv.DictReader(handle))
@@ -197,28 +203,6 @@ def test_resume_with_other_settings_names_the_difference(mosaic_panel, tmp_path,
         train(other, run, config=CONFIG, index_dir=tmp_path / "j", resume=True)
 
 
-def test_an_occupied_folder_is_refused_then_replaced_with_force(mosaic_panel, tmp_path):
-    run, index = tmp_path / "r", tmp_path / "i"
-    run.mkdir()
-    (run / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="not empty"):
-        train(mosaic_panel, run, config=CONFIG, index_dir=index)
-    train(mosaic_panel, run, config=CONFIG, index_dir=index, force=True)
-    config = with_train(epochs=1)
-    report = train(mosaic_panel, run, config=config, index_dir=index, force=True)
-    assert report.epochs == 1
-    assert (run / "notes.txt").read_text() == "mine"
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
-
-
-def test_the_next_free_run_folder(tmp_path):
-    assert next_run_folder(tmp_path).name == "snvrag-run"
-    (tmp_path / "snvrag-run").mkdir()
-    assert next_run_folder(tmp_path).name == "snvrag-run"
-    (tmp_path / "snvrag-run" / "x").touch()
-    assert next_run_folder(tmp_path).name == "snvrag-run-2"
-
-
 def test_learning_rate_warms_up_then_falls_to_a_tenth():
     config = TrainConfig(lr=1.0, warmup_steps=10)
     rates = [learning_rate(step, 100, config) for step in range(101)]
@@ -295,6 +279,27 @@ def test_a_resumed_run_keeps_its_micro_batches(mosaic_panel, tmp_path, monkeypat
     assert rows[0] == rows[1] < rows[2]
 
 
+def test_the_processes_of_a_machine_share_the_memory_given(mosaic_panel, tmp_path, monkeypatch):
+    rows = []
+    original = Trainer.run
+
+    def spy(self):
+        rows.append(self.max_rows)
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "run", spy)
+    for sharers, memory in ((1, 2**22), (2, 2**23), (2, 2**22)):
+        monkeypatch.setattr(Trainer, "_sharers", lambda self, n=sharers: n)
+        train(
+            mosaic_panel,
+            tmp_path / f"r{len(rows)}",
+            config=with_train(epochs=1, epoch_batches=1),
+            index_dir=tmp_path / "i",
+            max_memory=memory,
+        )
+    assert rows[0] == rows[1] > rows[2] > 2
+
+
 def test_a_warm_up_longer_than_the_run_is_a_warning_with_both_numbers(
     mosaic_panel, tmp_path, caplog
 ):
@@ -302,16 +307,54 @@ def test_a_warm_up_longer_than_the_run_is_a_warning_with_both_numbers(
     train(mosaic_panel, tmp_path / "r", config=config, index_dir=tmp_path / "i")
     assert "warm-up of 500 steps" in caplog.text
     assert "run of 25 steps" in caplog.text
+    caplog.clear()
+    # The last step of a warm-up just as long is taken at the full rate.
+    config = with_train(warmup_steps=25, epochs=1)
+    train(mosaic_panel, tmp_path / "r2", config=config, index_dir=tmp_path / "i")
+    assert "warm-up" not in caplog.text
 
 
-def test_accumulation_equals_the_larger_batch(mosaic_panel, tmp_path):
-    """Two batches of one step weigh the same; leftovers never cross an epoch."""
-    recorder = Recorder()
-    config = with_train(accumulate=2)
-    report = train(
-        mosaic_panel, tmp_path / "r", config=config, index_dir=tmp_path / "i", observer=recorder
+def first_gradients(panel, tmp_path, monkeypatch, batch_size, accumulate):
+    """What the optimiser is given at each step of an epoch, the weights staying untrained."""
+    config = dataclasses.replace(
+        with_train(batch_size=batch_size, accumulate=accumulate, epochs=1),
+        model=dataclasses.replace(CONFIG.model, dropout=0.0),
     )
-    assert report.steps == 2 * math.ceil(25 / 2)
+    taken = []
+
+    def stay(self):
+        taken.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stay)
+    name = f"{batch_size}x{accumulate}"
+    report = train(panel, tmp_path / name, config=config, index_dir=tmp_path / "i")
+    assert report.steps == len(taken)
+    return taken
+
+
+def test_accumulation_equals_the_larger_batch(mosaic_panel, tmp_path, monkeypatch):
+    """All sites of a step's batches weigh the same, whatever the size of their batch."""
+    original = MaskMaker.training
+
+    def by_window(self, start, end, *, epoch, window, batch):
+        return original(self, start, end, epoch=epoch, window=window, batch=0)
+
+    # What else the samples of a batch have in common: the mask, and who judges the copying bank.
+    monkeypatch.setattr(MaskMaker, "training", by_window)
+    monkeypatch.setattr(WindowBatches, "_own_rows", lambda *_: np.zeros(0, np.int64))
+    # 36 samples: batches of 8 end in one of 4, which must weigh half.
+    parts = first_gradients(mosaic_panel, tmp_path, monkeypatch, 8, 5)
+    whole = first_gradients(mosaic_panel, tmp_path, monkeypatch, 36, 1)
+    assert len(parts) == len(whole) == 5
+    for step in zip(parts, whole, strict=True):
+        assert max(float(gradient.abs().max()) for gradient in step[1]) > 1e-4
+        for a, b in zip(*step, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_leftover_batches_never_cross_an_epoch(mosaic_panel, tmp_path, monkeypatch):
+    taken = first_gradients(mosaic_panel, tmp_path, monkeypatch, 8, 2)
+    assert len(taken) == math.ceil(25 / 2)
 
 
 def test_micro_batches_do_not_change_the_gradient(mosaic_panel, tmp_path):
@@ -340,24 +383,22 @@ def test_micro_batches_do_not_change_the_gradient(mosaic_panel, tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
+def script_metric(monkeypatch, values):
+    scripted = iter(values)
+    monkeypatch.setattr("snvrag.trainer.selection_metric", lambda score: next(scripted))
+
+
 def test_early_stopping_keeps_the_best_epoch(mosaic_panel, tmp_path, monkeypatch):
     """ORIGINAL B45: a worse epoch was saved as the best one."""
-    scripted = iter([0.5, 0.4, 0.6, 0.55, 0.58, 0.57])
+    script_metric(monkeypatch, [0.5, 0.4, 0.6, 0.55, 0.58, 0.57])
     original = Trainer.validate
     weights = []
 
-    def fake(self):
-        scores = original(self)
-        figures = scores["model"].summary() | {"rare_f1": next(scripted)}
+    def spy(self):
         weights.append({k: v.clone() for k, v in self.model.state_dict().items()})
+        return original(self)
 
-        class Scripted:
-            def summary(self):
-                return figures
-
-        return scores | {"model": Scripted()}
-
-    monkeypatch.setattr(Trainer, "validate", fake)
+    monkeypatch.setattr(Trainer, "validate", spy)
     run = tmp_path / "r"
     config = with_train(epochs=20, patience=3)
     report = train(mosaic_panel, run, config=config, index_dir=tmp_path / "i")
@@ -365,6 +406,92 @@ def test_early_stopping_keeps_the_best_epoch(mosaic_panel, tmp_path, monkeypatch
     model = RagBert(config.model, 64)
     load_weights(model, run / "model.safetensors")
     assert all(torch.equal(v, weights[2][k]) for k, v in model.state_dict().items())
+
+
+def test_steady_improvement_below_the_least_step_does_not_stop_a_run(
+    mosaic_panel, tmp_path, monkeypatch
+):
+    script_metric(monkeypatch, [0.5 + 0.0009 * epoch for epoch in range(8)] + [0.5063] * 12)
+    config = with_train(epochs=20, epoch_batches=1, patience=3, min_delta=0.001)
+    report = train(mosaic_panel, tmp_path / "r", config=config, index_dir=tmp_path / "i")
+    # 0.9, 1.8, 2.7 … thousandths: every second epoch is a step, and the seventh's is the last.
+    assert (report.best_epoch, report.epochs, report.stopped_early) == (8, 10, True)
+
+
+def scored(truth, guess, af):
+    score = Score()
+    columns = np.array(truth, float)[:, None], np.array(guess, float)[:, None]
+    mask = np.ones_like(columns[0], bool)
+    score.add(columns[1], columns[0], mask, np.arange(len(truth)), np.array([af]), 0.05)
+    return score
+
+
+def test_all_epochs_are_judged_by_the_same_metric():
+    common = scored([1, 1, 0, 0], [1, 0, 0, 0], 0.3)
+    carried = common.summary()["f1"]
+    # Nobody carries the rare allele: whether the network calls it must not choose the metric.
+    for guess in ([0, 0, 0, 0], [0, 0, 0, 1]):
+        score = scored([0, 0, 0, 0], guess, 0.01)
+        score.merge(common)
+        assert math.isnan(score.summary()["rare_f1"]) == (sum(guess) == 0)
+        assert selection_metric(score) == score.summary()["f1"] > 0
+    with_carrier = scored([1, 0, 0, 0], [0, 0, 0, 0], 0.01)
+    with_carrier.merge(common)
+    assert selection_metric(with_carrier) == 0.0 != carried
+    assert selection_metric(Score()) == 0.0
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_before_it_reaches_the_weights():
+    model = torch.nn.Linear(2, 1)
+    optimizer = make_optimizer(model, TrainConfig(), torch.device("cpu"))
+    before = [p.clone() for p in model.parameters()]
+    for bad in (math.inf, math.nan):
+        optimizer.zero_grad()
+        (model(torch.ones(1, 2)) * bad).sum().backward()
+        with pytest.raises(WorkError, match="norm of the gradient became"):
+            gradient_step(optimizer, Ranks(), 4, lr=0.1, clip=1.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_weights_that_became_nan_are_not_saved_as_the_best(mosaic_panel, tmp_path, monkeypatch):
+    original = Trainer.validate
+
+    def spoiled(self):
+        with torch.no_grad():
+            next(self.model.parameters()).fill_(math.nan)
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "validate", spoiled)
+    with pytest.raises(WorkError, match="validation loss became nan in epoch 1"):
+        train(mosaic_panel, tmp_path / "r", config=CONFIG, index_dir=tmp_path / "i")
+    assert not (tmp_path / "r" / "model.safetensors").exists()
+
+
+def test_samples_per_second_count_the_samples_of_partial_batches(
+    mosaic_panel, tmp_path, monkeypatch
+):
+    ticks = itertools.count()
+    monkeypatch.setattr("snvrag.trainer.time.perf_counter", lambda: float(next(ticks)))
+    recorder, totals = Recorder(), []
+    original = Trainer._report_batch
+
+    def spy(self, window, batches, samples_per_s):
+        # The clock goes on by one second with each look at it.
+        totals.append(samples_per_s * (next(ticks) - 1 - began[-1]))
+        return original(self, window, batches, samples_per_s)
+
+    began = []
+    epoch = Trainer._train_epoch
+
+    def begin(self):
+        began.append(next(ticks) + 1)
+        return epoch(self)
+
+    monkeypatch.setattr(Trainer, "_report_batch", spy)
+    monkeypatch.setattr(Trainer, "_train_epoch", begin)
+    config = with_train(epochs=1)
+    train(mosaic_panel, tmp_path / "r", config=config, index_dir=tmp_path / "i", observer=recorder)
+    assert totals[-1] == pytest.approx(36 * 5)
 
 
 def test_rows_that_fit_shrink_with_memory_and_never_below_a_sample():
@@ -401,3 +528,25 @@ def test_training_on_cuda_comes_to_the_same(mosaic_panel, tmp_path):
     for key in ("copying_r2", "nearest_r2", "af_r2"):
         assert figures[0][key] == pytest.approx(figures[1][key], abs=1e-4)
     assert figures[0]["val_r2"] == pytest.approx(figures[1]["val_r2"], abs=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_interrupted_run_resumes_on_cuda(mosaic_panel, tmp_path):
+    """To the figures of an undisturbed run, not its bytes: sums on CUDA have no fixed order."""
+    config = with_train(checkpoint_every=2)
+    run = functools.partial(
+        train, mosaic_panel, config=config, index_dir=tmp_path / "i", device="cuda"
+    )
+    run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", observer=Recorder(26))
+    report = run(tmp_path / "cut", resume=True)
+    assert (report.epochs, report.steps) == (2, 50)
+    rows = [
+        [json.loads(x) for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "cut")
+    ]
+    for whole, cut in zip(*rows, strict=True):
+        assert cut["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-2)
+        assert cut["train_loss"] == pytest.approx(whole["train_loss"], rel=1e-2)
