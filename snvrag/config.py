@@ -278,7 +278,7 @@ PRESET_TRAINING: Mapping[str, TrainConfig] = {
 
 
 NOT_IN_IDENTITY = ("checkpoint_every", "validation_batch")
-"""Settings of ``train`` that change no weight: a run may be resumed with others."""
+"""Settings of ``train`` that no weight depends on: a run may be resumed with others."""
 
 
 @dataclass(frozen=True, slots=True)

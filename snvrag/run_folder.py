@@ -14,6 +14,7 @@ import torch
 
 from snvrag.checkpoint import WEIGHTS, load_weights
 from snvrag.config import (
+    NOT_IN_IDENTITY,
     PRESETS,
     RunConfig,
     TrainConfig,
@@ -137,16 +138,29 @@ def write_identity(
 def check_identity(output: Path, identity: Mapping[str, Any]) -> None:
     """Refuse to resume a run with other settings or another panel.
 
+    Settings that no weight depends on may differ.
+
     Raises:
         MismatchError: names the first setting that differs, with both values.
     """
-    saved = read_json(output / CONFIG)
-    for key, value in identity.items():
+    saved = _deciding(read_json(output / CONFIG))
+    for key, value in _deciding(identity).items():
         if saved.get(key) != value:
             raise MismatchError(
                 f"{output / CONFIG}: {_first_difference(key, saved.get(key), value)}",
-                "resume with the settings and the panel that the run began with, or --force",
+                "resume with the settings and the panel that the run began with; --force without "
+                "--resume replaces the run",
             )
+
+
+def _deciding(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """``identity`` without the settings that no weight depends on."""
+    config = identity.get("config")
+    train = config.get("train") if isinstance(config, Mapping) else None
+    if not isinstance(train, Mapping):
+        return dict(identity)
+    kept = {name: value for name, value in train.items() if name not in NOT_IN_IDENTITY}
+    return {**identity, "config": {**config, "train": kept}}
 
 
 def _first_difference(key: str, saved: Any, now: Any) -> str:
@@ -168,15 +182,13 @@ def write_metrics(
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    # NaN is not JSON: an undefined figure is null there, and empty here.
+    defined = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # noqa: PLR0124
+    writer.writerows(defined)
     with atomic_file(output / "metrics.csv") as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     with atomic_file(output / "metrics.jsonl") as temporary:
-        # NaN is not JSON: an undefined figure is null.
-        lines = [
-            json.dumps({k: None if v != v else v for k, v in row.items()})  # noqa: PLR0124
-            for row in rows
-        ]
+        lines = [json.dumps(row) for row in defined]
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if draw and have_matplotlib():
         with atomic_file(output / CURVES) as temporary:

@@ -107,5 +107,6 @@ def train(
         copying.set_threads(threads)
         if compile_blocks:
             trainer.model.compile_blocks()
+        trainer.identity["compile"] = compile_blocks
         trainer.start(set_threads(threads), max_memory, resume=resume, tensorboard=tensorboard)
         return trainer.run()
