@@ -156,10 +156,9 @@ def check_identity(output: Path, identity: Mapping[str, Any]) -> None:
 def _deciding(identity: Mapping[str, Any]) -> dict[str, Any]:
     """``identity`` without the settings that no weight depends on."""
     config = identity.get("config")
-    train = config.get("train") if isinstance(config, Mapping) else None
-    if not isinstance(train, Mapping):
+    if not isinstance(config, Mapping) or not isinstance(config.get("train"), Mapping):
         return dict(identity)
-    kept = {name: value for name, value in train.items() if name not in NOT_IN_IDENTITY}
+    kept = {name: value for name, value in config["train"].items() if name not in NOT_IN_IDENTITY}
     return {**identity, "config": {**config, "train": kept}}
 
 
@@ -172,12 +171,12 @@ def _first_difference(key: str, saved: Any, now: Any) -> str:
 
 
 def write_metrics(
-    output: Path, rows: Sequence[Mapping[str, float | int]], *, draw: bool = True
+    output: Path, rows: Sequence[Mapping[str, float | int]], best_epoch: int, *, draw: bool = True
 ) -> None:
     """Write ``metrics.csv``, ``metrics.jsonl`` and ``metrics.png``, one row per epoch, atomically.
 
     The figure, left out if not ``draw``, needs matplotlib (the extra ``plots``); without, there is
-    none.
+    none. It marks ``best_epoch``, which counts from 1.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -192,7 +191,7 @@ def write_metrics(
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if draw and have_matplotlib():
         with atomic_file(output / CURVES) as temporary:
-            plot_training(rows, temporary)
+            plot_training(rows, best_epoch, temporary)
     elif len(rows) == 1 and not have_matplotlib():
         logger.info("no %s: matplotlib is not installed (pip install 'snvrag[plots]')", CURVES)
 

@@ -32,7 +32,7 @@ CONFIG = RunConfig(
 @pytest.fixture(autouse=True)
 def quick_curves(monkeypatch):
     """Drawing takes longer than these epochs; tests/test_run_log.py holds it to account."""
-    monkeypatch.setattr(run_folder, "plot_training", lambda rows, path: path.touch())
+    monkeypatch.setattr(run_folder, "plot_training", lambda rows, best, path: path.touch())
 
 
 def with_train(**changes):
