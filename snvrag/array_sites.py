@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from snvrag.config import RunConfig
-from snvrag.errors import InputError
+from snvrag.config import MaskConfig, RunConfig
+from snvrag.errors import InputError, UsageError
 from snvrag.panel import Panel
 from snvrag.sites import rows_listed
 from snvrag.vcf import read_sites
@@ -58,6 +58,15 @@ class ArraySites:
 
 
 def with_array_sites(config: RunConfig, sites: ArraySites | None) -> RunConfig:
-    """Settings that record which sites are listed, so that no other list can resume the run."""
+    """Settings that record which sites are listed, so that no other list can resume the run.
+
+    Raises:
+        UsageError: a share of the batches is to show listed sites, and none are listed.
+    """
+    if sites is None and config.mask.sites_share != MaskConfig().sites_share:
+        raise UsageError(
+            f"--sites-share {config.mask.sites_share}: no sites are listed",
+            "leave it out, or add --array-sites",
+        )
     digest = "" if sites is None else sites.digest
     return replace(config, mask=replace(config.mask, array_sites_digest=digest))

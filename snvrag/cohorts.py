@@ -182,14 +182,6 @@ class Cohorts:
     """Training samples left out because they are validated on."""
 
     @classmethod
-    def of_split(cls, panel: Panel, store: IndexStore, split: Split) -> "Cohorts":
-        """The panel's own samples."""
-        training, validation = (
-            Cohort.of_panel(panel, store, samples) for samples in (split.train, split.validation)
-        )
-        return cls(training, validation, split.validation)
-
-    @classmethod
     def choose(
         cls,
         panel: Panel,

@@ -285,9 +285,17 @@ PRESET_TRAINING: Mapping[str, TrainConfig] = {
 }
 
 
+NOT_IN_IDENTITY = ("checkpoint_every", "validation_batch")
+"""Settings of ``train`` that no weight depends on: a run may be resumed with others."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Everything that decides a training run's weights, as saved in ``config.json``."""
+    """The settings of a training run, as saved in ``config.json``.
+
+    Beside them, panel, map, files of samples and ``--compile`` decide the weights, and are saved
+    there too; :data:`NOT_IN_IDENTITY` names the settings that do not.
+    """
 
     windows: WindowConfig = field(default_factory=WindowConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -300,6 +308,47 @@ class RunConfig:
             "--index-kind embedding: the network of preset light has no embedding",
             "use --preset tiny, small or base, or --index-kind binary",
         )
+        if self.train.refresh_index != REFRESH_EPOCH:
+            _refuse_refresh(self.train)
+
+
+def _refuse_refresh(train: TrainConfig) -> None:
+    _require(
+        train.index_kind != "binary",
+        f"--refresh-index {train.refresh_index}: a binary index depends on no weights and is "
+        "never stale",
+        "leave it out, or add --index-kind embedding",
+    )
+
+
+_KIND_NAMES: Mapping[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple[float, ...]: "a list of numbers",
+    tuple[str, ...]: "a list of texts",
+}
+
+
+def checked(value: Any, kind: Any, where: str) -> Any:
+    """``value`` from JSON or TOML as a ``kind`` of setting; whole numbers become floats.
+
+    Raises:
+        InputError: it is of another type; ``where`` names the file and the setting.
+    """
+    if kind in (tuple[float, ...], tuple[str, ...]) and isinstance(value, list | tuple):
+        item_kind = kind.__args__[0]
+        made = tuple(float(i) if item_kind is float and type(i) is int else i for i in value)
+        if all(type(item) is item_kind for item in made):
+            return made
+    elif type(value) is kind:
+        return value
+    elif kind is float and type(value) is int:
+        return float(value)
+    raise InputError(
+        f"{where} is {value!r}, where {_KIND_NAMES[kind]} is needed", "correct the value"
+    )
 
 
 def from_mapping(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:
@@ -316,22 +365,13 @@ def from_mapping(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:
             raise InputError(
                 f"{where}: unknown setting {key!r}", f"known settings: {', '.join(sorted(known))}"
             )
-        kind = known[key].type
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)  # noqa: PLW2901
-        if kind == tuple[float, ...] and isinstance(value, list):
-            value = tuple(float(item) for item in value)  # noqa: PLW2901
-        if kind == tuple[str, ...] and isinstance(value, list):
-            value = tuple(str(item) for item in value)  # noqa: PLW2901
-        if isinstance(kind, type) and kind in (int, float, str) and type(value) is not kind:
-            raise InputError(
-                f"{where}: {key} is {value!r}, where {kind.__name__} is needed", "correct the value"
-            )
-        values[key] = value
+        values[key] = checked(value, known[key].type, f"{where}: {key}")
     return cls(**values)
 
 
-_ALIASES = {"gamma": "focal_gamma"}
+_ALIASES = {"gamma": "focal_gamma", "mask_levels": "levels", "mask_raise_every": "raise_every"}
+# Where the perceptron over each site's evidence has nothing to apply them to.
+_NOT_IN_LIGHT = ("heads", "k", "af_frequencies", "dropout")
 _SECTIONS: Mapping[str, type[Any]] = {
     "windows": WindowConfig,
     "mask": MaskConfig,
@@ -396,11 +436,12 @@ def run_config(
 
     Raises:
         InputError: an unknown name or a wrong type.
-        UsageError: a value out of range.
+        UsageError: a value out of range, or one that the other settings leave without effect.
     """
     given = {_ALIASES.get(k, k): v for k, v in settings.items() if v is not None}
     preset = resolve_preset(str(given.pop("preset", "auto")), cuda=cuda)
     base = {"model": PRESETS[preset], "train": PRESET_TRAINING[preset]}
+    explicit = set(given)
     built: dict[str, Any] = {}
     for name, cls in _SECTIONS.items():
         own = {f.name for f in fields(cls)}
@@ -411,4 +452,13 @@ def run_config(
         built[name] = from_mapping(cls, chosen, where)
     if given:
         raise InputError(f"{where}: unknown setting {sorted(given)[0]!r}")
-    return RunConfig(**built)
+    config = RunConfig(**built)
+    if "refresh_index" in explicit:
+        _refuse_refresh(config.train)
+    for name in _NOT_IN_LIGHT:
+        _require(
+            config.model.network != "light" or name not in explicit,
+            f"--{name.replace('_', '-')}: the network of preset light has no use for it",
+            "leave it out, or use --preset tiny, small or base",
+        )
+    return config

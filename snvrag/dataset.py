@@ -33,7 +33,16 @@ from snvrag.retrieval import Neighbours
 from snvrag.tokens import ALT
 from snvrag.windows import Window, WindowPlan
 
-_INPUTS = (*("tokens", "af", "row_sample", "retrieved", "distances", "valid", "features", "sign"),)
+_INPUTS = (
+    "tokens",
+    "af",
+    "row_sample",
+    "retrieved",
+    "distances",
+    "valid",
+    "features",
+    "sign",
+)
 
 
 def ranking_sites(

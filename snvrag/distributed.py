@@ -305,7 +305,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that a run may plan with: half of what is free now, on the device it runs on."""
+    """Bytes that a run may plan with: of what is free now half, on CUDA four fifths."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free * 4 // 5

@@ -69,7 +69,6 @@ class StoreStats:
     misses: int = 0
     """Not in memory: read from disk or built."""
     builds: int = 0
-    build_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -292,7 +291,6 @@ class IndexStore(WindowStore):
             self._flush()
         seconds = time.perf_counter() - began
         self.stats.builds += 1
-        self.stats.build_seconds += seconds
         line = "JIT: built index for window %d (%s haplotypes, %d ms)"
         logger.info(line, window, f"{index.n_haplotypes:,}", round(seconds * 1000))
         return index

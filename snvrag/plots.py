@@ -131,14 +131,15 @@ def have_matplotlib() -> bool:
         return False
 
 
-def plot_training(rows: Sequence[Row], path: Path) -> None:
+def plot_training(rows: Sequence[Row], best_epoch: int, path: Path) -> None:
     """Curves of a training run as PNG at ``path``, one point per epoch.
 
     Loss, F1 at rare sites, dosage r² by minor-allele frequency and learning rate. The baselines
     that training does not change are dashed.
 
     Args:
-        rows: rows of ``metrics.csv``, at least one.
+        rows: rows of ``metrics.csv``, at least one, from epoch 1 on.
+        best_epoch: the epoch whose weights were kept; marked.
         path: the file to write.
     """
     # Without pyplot: it holds every figure of the process, and training draws many.
@@ -149,7 +150,6 @@ def plot_training(rows: Sequence[Row], path: Path) -> None:
     FigureCanvasAgg(figure)
     (loss, f1), (r2, rate) = figure.subplots(2, 2)
     epochs = [row["epoch"] for row in rows]
-    best = max(rows, key=lambda row: np.nan_to_num(row["val_rare_f1"], nan=-1.0))["epoch"]
     _curve(loss, rows, "train_loss", "training, rising mask rate", "C7", marker=".")
     _curve(loss, rows, "val_loss", "held out: model", "C0")
     _baseline(loss, rows, "copying_loss", "held out: copying model", "C1")
@@ -168,12 +168,13 @@ def plot_training(rows: Sequence[Row], path: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         if axes is not rate:
-            axes.axvline(best, color="0.75", linewidth=1, zorder=0)
+            axes.axvline(best_epoch, color="0.75", linewidth=1, zorder=0)
         if axes is not r2:
             axes.legend(frameon=False, fontsize=8)
+    best = rows[best_epoch - 1]
     figure.suptitle(
-        f"held-out samples at masked sites; best epoch {best} (rare F1 "
-        f"{rows[int(best) - int(epochs[0])]['val_rare_f1']:.4f})",
+        f"held-out samples at masked sites; best epoch {best_epoch} (F1 {best['val_f1']:.4f}, at "
+        f"rare sites {best['val_rare_f1']:.4f})",
         fontsize=10,
     )
     figure.savefig(path, dpi=120, format="png")

@@ -15,6 +15,7 @@ import torch
 
 from snvrag.checkpoint import WEIGHTS, load_weights
 from snvrag.config import (
+    NOT_IN_IDENTITY,
     PRESETS,
     RunConfig,
     TrainConfig,
@@ -142,16 +143,28 @@ def write_identity(
 def check_identity(output: Path, identity: Mapping[str, Any]) -> None:
     """Refuse to resume a run with other settings or another panel.
 
+    Settings that no weight depends on may differ.
+
     Raises:
         MismatchError: names the first setting that differs, with both values.
     """
-    saved = read_json(output / CONFIG)
-    for key, value in identity.items():
+    saved = _deciding(read_json(output / CONFIG))
+    for key, value in _deciding(identity).items():
         if saved.get(key) != value:
             raise MismatchError(
                 f"{output / CONFIG}: {_first_difference(key, saved.get(key), value)}",
-                "resume with the settings and the panel that the run began with, or --force",
+                "resume with the settings and the panel that the run began with; --force without "
+                "--resume replaces the run",
             )
+
+
+def _deciding(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """``identity`` without the settings that no weight depends on."""
+    config = identity.get("config")
+    if not isinstance(config, Mapping) or not isinstance(config.get("train"), Mapping):
+        return dict(identity)
+    kept = {name: value for name, value in config["train"].items() if name not in NOT_IN_IDENTITY}
+    return {**identity, "config": {**config, "train": kept}}
 
 
 def _first_difference(key: str, saved: Any, now: Any) -> str:
@@ -163,29 +176,27 @@ def _first_difference(key: str, saved: Any, now: Any) -> str:
 
 
 def write_metrics(
-    output: Path, rows: Sequence[Mapping[str, float | int]], *, draw: bool = True
+    output: Path, rows: Sequence[Mapping[str, float | int]], best_epoch: int, *, draw: bool = True
 ) -> None:
     """Write ``metrics.csv``, ``metrics.jsonl`` and ``metrics.png``, one row per epoch, atomically.
 
     The figure, left out if not ``draw``, needs matplotlib (the extra ``plots``); without, there is
-    none.
+    none. It marks ``best_epoch``, which counts from 1.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    # NaN is not JSON: an undefined figure is null there, and empty here.
+    defined = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # noqa: PLR0124
+    writer.writerows(defined)
     with atomic_file(output / "metrics.csv") as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     with atomic_file(output / "metrics.jsonl") as temporary:
-        # NaN is not JSON: an undefined figure is null.
-        lines = [
-            json.dumps({k: None if v != v else v for k, v in row.items()})  # noqa: PLR0124
-            for row in rows
-        ]
+        lines = [json.dumps(row) for row in defined]
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if draw and have_matplotlib():
         with atomic_file(output / CURVES) as temporary:
-            plot_training(rows, temporary)
+            plot_training(rows, best_epoch, temporary)
     elif len(rows) == 1 and not have_matplotlib():
         logger.info("no %s: matplotlib is not installed (pip install 'snvrag[plots]')", CURVES)
 

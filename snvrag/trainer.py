@@ -422,7 +422,7 @@ class Trainer:
         progress.next_batch, progress.epoch_seconds, self.score = 0, 0.0, Score()
         if self.ranks.is_main:
             due = progress.finished or time.perf_counter() - self._drawn_at > _DRAW_SECONDS
-            write_metrics(self.output, self.rows, draw=due)
+            write_metrics(self.output, self.rows, progress.best_epoch, draw=due)
             if due:
                 self._drawn_at = time.perf_counter()
         write_scalars(self.tensorboard, row, progress.step)

@@ -66,7 +66,7 @@ def train(
         validation: panel file of the people to validate on; a part of the panel's samples if None.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         threads: CPU threads of torch.
-        max_memory: bytes for activations; by default half of what is free.
+        max_memory: bytes for activations; by default half of what is free, on CUDA four fifths.
         resume: go on from the newest checkpoint in ``output``.
         force: replace the run in ``output``.
         tensorboard: also write TensorBoard events to ``output/logs``.
@@ -105,6 +105,7 @@ def train(
         copying.set_threads(threads)
         if compile_blocks:
             trainer.model.compile_blocks()
+        trainer.identity["compile"] = compile_blocks
         writer = tensorboard_writer() if tensorboard and ranks.is_main else None
 
         def occupy() -> str:

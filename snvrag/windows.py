@@ -79,11 +79,6 @@ class WindowPlan:
         """Number of windows."""
         return len(self.windows)
 
-    def chromosome_rows(self, index: int) -> tuple[int, int]:
-        """Panel rows ``[start, end)`` of the chromosome that window ``index`` lies on."""
-        whole = self.context(index, self.num_windows)
-        return self.windows[whole[0]].start, self.windows[whole[-1]].end
-
     def window_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The window that each panel row lies in: int64, shaped like ``rows``."""
         starts = np.array([window.start for window in self.windows])

@@ -1,5 +1,5 @@
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from snvrag.cohorts import Cohort, Cohorts
 from snvrag.conversion import convert
+from snvrag.index_store import IndexStore
+from snvrag.panel import Panel
 
 # Networks this small are faster on one thread, far more so on a machine with other work.
 torch.set_num_threads(1)
@@ -99,3 +102,12 @@ def dev_folder() -> Path:
     if not DEV.is_dir():
         pytest.skip(f"real data not found at {DEV}")
     return DEV
+
+
+def panel_cohorts(panel: Panel, store: IndexStore, held_out: Sequence[int]) -> Cohorts:
+    """The panel's own samples, those of ``held_out`` to validate on and all others to train on."""
+    judges = np.array(held_out, dtype=np.int64)
+    train = np.setdiff1d(np.arange(panel.n_samples), judges)
+    return Cohorts(
+        Cohort.of_panel(panel, store, train), Cohort.of_panel(panel, store, judges), judges
+    )

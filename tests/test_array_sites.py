@@ -70,11 +70,11 @@ def test_train_with_a_list_and_resume_with_it_only(mosaic_panel, tmp_path, monke
     assert len(config["config"]["mask"]["array_sites_digest"]) == 64
     assert config["config"]["mask"]["sites_share"] == 0.9
     capsys.readouterr()
-    again = [*words, "--sites-share", "0.9", "--resume"]
-    for change in (["--array-sites", str(other)], []):
-        assert run([*again, *change]) == 2
+    share = ["--sites-share", "0.9"]
+    for change in (["--array-sites", str(other), *share], []):
+        assert run([*words, "--resume", *change]) == 2
         assert "array_sites_digest" in capsys.readouterr().err
-    assert run([*again, "--array-sites", str(same)]) == 0
+    assert run([*words, "--resume", "--array-sites", str(same), *share]) == 0
     assert "this run is finished" in capsys.readouterr().err
 
 

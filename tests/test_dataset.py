@@ -4,10 +4,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import mosaic
+from conftest import mosaic, panel_cohorts
 
 from snvrag.batch_plan import BatchPlan, plan_epoch, plan_validation
-from snvrag.cohorts import Cohorts, Split, split_samples
+from snvrag.cohorts import split_samples
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
 from snvrag.dataset import WindowBatches, ranking_sites, rows_within_reach
 from snvrag.errors import InputError
@@ -36,9 +36,7 @@ def batches_of(tmp_path):
         plan = WindowPlan.from_chromosomes(panel.chromosomes(), config.windows)
         store = IndexStore.open(tmp_path / folder, panel, plan)
         opened.append(store)
-        train = np.setdiff1d(np.arange(panel.n_samples), validation)
-        split = Split(train, np.array(validation, dtype=np.int64))
-        cohorts = Cohorts.of_split(panel, store, split)
+        cohorts = panel_cohorts(panel, store, validation)
         cm = GeneticMap.uniform().along(panel.chromosomes(), panel.positions)
         device = torch.device("cpu")
         return panel, WindowBatches(panel, store, plan, config, cohorts, cm, device, listed)

@@ -2,6 +2,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -15,22 +16,11 @@ from snvrag.errors import UsageError
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 # Dropout is on, two batches make a step, and neither 36 samples nor batches of 7 divide evenly.
-SETTINGS = [
-    *(
-        "--preset",
-        "tiny",
-        "--window-size",
-        "60",
-        "--max-seq-len",
-        "64",
-        "--dims",
-        "16",
-        "--layers",
-        "2",
-    ),
-    *("--heads", "2", "--dropout", "0.1", "--batch-size", "7", "--accumulate", "2"),
-    *("--epochs", "2", "--device", "cpu", "--threads", "1", "--no-progress"),
-]
+SETTINGS = shlex.split(
+    "--preset tiny --window-size 60 --max-seq-len 64 --dims 16 --layers 2 --heads 2 "
+    "--dropout 0.1 --batch-size 7 --accumulate 2 --epochs 2 --device cpu --threads 1 "
+    "--no-progress"
+)
 
 
 def launch(words, ranks=1):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,23 +13,12 @@ import numpy as np
 import pytest
 
 # Dropout is on, the curriculum rises at epoch 3, and patience ends the run before its 20 epochs.
-SETTINGS = [
-    *(
-        "--preset",
-        "tiny",
-        "--window-size",
-        "60",
-        "--max-seq-len",
-        "64",
-        "--dims",
-        "16",
-        "--layers",
-        "2",
-    ),
-    *("--heads", "2", "--dropout", "0.2", "--batch-size", "12", "--epochs", "20"),
-    *("--patience", "5", "--min-delta", "0.02", "--warmup-steps", "20", "--lr", "0.003"),
-    *("--checkpoint-every", "2", "--device", "cpu", "--threads", "1", "--no-progress"),
-]
+SETTINGS = shlex.split(
+    "--preset tiny --window-size 60 --max-seq-len 64 --dims 16 --layers 2 --heads 2 "
+    "--dropout 0.2 --batch-size 12 --epochs 20 --patience 5 --min-delta 0.02 "
+    "--warmup-steps 20 --lr 0.003 --checkpoint-every 2 --device cpu --threads 1 "
+    "--no-progress"
+)
 KILLS = 4
 
 

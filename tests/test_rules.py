@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from conftest import panel_cohorts
 
 from snvrag.batch_plan import BatchPlan, plan_epoch
-from snvrag.cohorts import Cohorts, Split
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
 from snvrag.dataset import WindowBatches, ranking_sites
 from snvrag.genetic_map import GeneticMap
@@ -33,8 +33,7 @@ def batches(mosaic_panel, tmp_path):
     with Panel.open(mosaic_panel) as panel:
         plan = WindowPlan.from_chromosomes(panel.chromosomes(), CONFIG.windows)
         with IndexStore.open(tmp_path / "index", panel, plan) as store:
-            split = Split(np.arange(2, panel.n_samples), np.array([0, 1]))
-            cohorts = Cohorts.of_split(panel, store, split)
+            cohorts = panel_cohorts(panel, store, (0, 1))
             cm = GeneticMap.uniform().along(panel.chromosomes(), panel.positions)
             yield WindowBatches(panel, store, plan, CONFIG, cohorts, cm, torch.device("cpu"))
 

@@ -145,9 +145,12 @@ def test_every_metrics_file_has_the_same_figures(finished):
         assert {f"{prefix}_{name}" for name in wanted} <= set(table[0])
     for row, line in zip(table, lines, strict=True):
         assert list(row) == list(line)
+        assert None in line.values()
         for name, text in row.items():
-            value = float("nan") if line[name] is None else line[name]
-            assert float(text) == pytest.approx(value, nan_ok=True), name
+            if line[name] is None:
+                assert text == "", name
+            else:
+                assert float(text) == pytest.approx(line[name]), name
 
 
 def test_tensorboard_has_every_figure_at_its_step(finished):
@@ -181,8 +184,28 @@ def test_curves_of_one_epoch_and_of_undefined_figures(finished, tmp_path):
         name: math.nan if "rare" in name or "maf" in name or value is None else value
         for name, value in rows[0].items()
     }
-    run_folder.write_metrics(tmp_path, [undefined])
+    run_folder.write_metrics(tmp_path, [undefined], 1)
     assert (tmp_path / "metrics.png").stat().st_size > 10_000
+
+
+def test_the_curves_mark_the_epoch_that_was_kept(finished, tmp_path, monkeypatch):
+    """Not the one that a look at the rows alone would take."""
+    titles = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.suptitle", lambda self, text, **style: titles.append(text)
+    )
+    rows = [json.loads(x) for x in (finished[0] / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        {name: math.nan if value is None else value for name, value in row.items()}
+        | {"val_f1": 0.9 - row["epoch"] / 10, "val_rare_f1": row["epoch"] / 10}
+        for row in rows
+    ]
+    for best in (1, 2):
+        run_folder.write_metrics(tmp_path, rows, best)
+    assert [re.sub(r".*; ", "", title) for title in titles] == [
+        "best epoch 1 (F1 0.8000, at rare sites 0.1000)",
+        "best epoch 2 (F1 0.7000, at rare sites 0.2000)",
+    ]
 
 
 def test_without_matplotlib_there_is_no_figure_and_one_line_says_so(finished, tmp_path):
@@ -193,7 +216,7 @@ def test_without_matplotlib_there_is_no_figure_and_one_line_says_so(finished, tm
         "run, out = map(pathlib.Path, sys.argv[1:])\n"
         "nan = float('nan')\n"
         "rows = [json.loads(x) for x in (run / 'metrics.jsonl').read_text().splitlines()]\n"
-        "for n in (1, 2): write_metrics(out, rows[:n])\n"
+        "for n in (1, 2): write_metrics(out, rows[:n], 1)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(finished[0]), str(tmp_path)],

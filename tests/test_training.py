@@ -37,7 +37,7 @@ CONFIG = RunConfig(
 @pytest.fixture(autouse=True)
 def quick_curves(monkeypatch):
     """Drawing takes longer than these epochs; tests/test_run_log.py holds it to account."""
-    monkeypatch.setattr(run_folder, "plot_training", lambda rows, path: path.touch())
+    monkeypatch.setattr(run_folder, "plot_training", lambda rows, best, path: path.touch())
 
 
 def with_train(**changes):
@@ -201,6 +201,25 @@ def test_resume_with_other_settings_names_the_difference(mosaic_panel, tmp_path,
     other = make_panel(mosaic(80, 250, seed=5))
     with pytest.raises(MismatchError, match="panel_digest"):
         train(other, run, config=CONFIG, index_dir=tmp_path / "j", resume=True)
+
+
+def test_settings_that_no_weight_depends_on_may_change(mosaic_panel, tmp_path):
+    run, index = tmp_path / "r", tmp_path / "i"
+    train(mosaic_panel, run, config=CONFIG, index_dir=index)
+    other = with_train(checkpoint_every=3, validation_batch=5)
+    assert train(mosaic_panel, run, config=other, index_dir=index, resume=True).already_finished
+    with pytest.raises(MismatchError) as caught:
+        train(mosaic_panel, run, config=with_train(seed=5), index_dir=index, resume=True)
+    assert "--force without --resume replaces the run" in caught.value.hint
+
+
+def test_a_run_records_whether_it_was_compiled(mosaic_panel, tmp_path, monkeypatch):
+    monkeypatch.setattr(RagBert, "compile_blocks", lambda self: None)
+    run, index = tmp_path / "r", tmp_path / "i"
+    train(mosaic_panel, run, config=CONFIG, index_dir=index, compile_blocks=True)
+    assert json.loads((run / "config.json").read_text())["compile"] is True
+    with pytest.raises(MismatchError, match="compile was True when the run began and is False"):
+        train(mosaic_panel, run, config=CONFIG, index_dir=index, resume=True)
 
 
 def test_learning_rate_warms_up_then_falls_to_a_tenth():

@@ -14,7 +14,6 @@ from snvrag.cli.options import (
     RUNTIME,
     TRAINING,
     Common,
-    Device,
     MaxMemory,
     MaxSeqLen,
     Seed,
@@ -22,8 +21,8 @@ from snvrag.cli.options import (
     parse_memory,
     with_common,
 )
-from snvrag.config import DEFAULT_LOG_EVERY, TOML_NAME, read_toml, run_config
-from snvrag.errors import UsageError
+from snvrag.config import DEFAULT_LOG_EVERY, TOML_NAME, checked, read_toml, run_config
+from snvrag.errors import InputError, RankError, SnvragError, UsageError
 
 if TYPE_CHECKING:
     from snvrag.cli.output import Terminal
@@ -31,9 +30,20 @@ if TYPE_CHECKING:
     from snvrag.observer import TrainReport
 
 _EXAMPLE_SETTINGS: Mapping[str, Any] = {"preset": "tiny", "epochs": 2}
-_PATHS_IN_TOML = (
-    *("panel", "output", "index_dir", "genetic_map", "array_sites", "targets", "validation"),
-)
+_PATHS = {"panel", "output", "index_dir", "genetic_map", "array_sites", "targets", "validation"}
+# Options of the command that are no settings, or that another name stands for.
+_NO_SETTINGS = {"common", "resume", "window_path", "old_window_size"}
+# Settings of snvrag.toml that the library calls otherwise.
+_ALIASES = {"map": "genetic_map", "compile": "compile_blocks"}
+_RUNTIME_KINDS: Mapping[str, Any] = {
+    "device": str,
+    "threads": int,
+    "max_memory": str,
+    "tensorboard": bool,
+    "compile_blocks": bool,
+    "log_every": int,
+}
+_LISTS = {"mask_levels": "0.3,0.5,0.8", "array_spacing": "2000,3000"}
 
 
 @with_common
@@ -246,14 +256,14 @@ def train(
         ),
     ] = None,
     log_every: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--log-every",
             min=1,
-            help="Batches between status lines in RUN/train.log.",
+            help=f"Batches between status lines in RUN/train.log; default {DEFAULT_LOG_EVERY}.",
             rich_help_panel=RUNTIME,
         ),
-    ] = DEFAULT_LOG_EVERY,
+    ] = None,
     tensorboard: Annotated[
         bool,
         typer.Option(
@@ -269,7 +279,10 @@ def train(
         ),
     ] = False,
     seed: Seed = None,
-    device: Device = "auto",
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="auto (default), cpu or cuda[:N].", rich_help_panel=RUNTIME),
+    ] = None,
     max_memory: MaxMemory = None,
     common: Common,
 ) -> None:
@@ -286,20 +299,17 @@ def train(
     terminal = Terminal(common)
     view = TrainingView(terminal)
     try:
-        with join(device) as ranks:
-            settings = _train_settings(given, terminal.note, ranks)
-            paths = {name: settings.pop(name) for name in _PATHS_IN_TOML}
+        settings, runtime = _train_settings(given, terminal.note)
+        with join(runtime["device"]) as ranks:
+            if "panel" not in settings:
+                settings |= _example_settings(settings, terminal.note, ranks)
+            paths = {name: settings.pop(name, None) for name in _PATHS}
             report = library_train(
                 **paths,
+                **runtime,
                 config=run_config(settings, cuda=ranks.device.type == "cuda", where=TOML_NAME),
-                device=device,
-                threads=common.threads,
-                max_memory=parse_memory(max_memory),
                 resume=resume,
                 force=common.force,
-                tensorboard=tensorboard,
-                compile_blocks=compile_blocks,
-                log_every=log_every,
                 observer=view,
             )
     except KeyboardInterrupt:
@@ -333,58 +343,86 @@ def _present(terminal: "Terminal", report: "TrainReport") -> None:
     terminal.summary(f"wrote {report.output}/", facts, following)
 
 
-def _train_settings(given: Mapping[str, Any], note: Any, ranks: "Ranks") -> dict[str, Any]:
-    """Settings of a training run: the options, over snvrag.toml or the bundled example."""
+def _train_settings(given: Mapping[str, Any], note: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's settings, and how it runs: options, over snvrag.toml where they name no panel.
+
+    Raises:
+        UsageError, InputError: an option or the file is wrong.
+        RankError: the same, in another process of a torchrun than the one that says it.
+    """
+    from snvrag.distributed import is_main_process
+
+    try:
+        settings = _options_over_toml(given, note)
+        return settings, _runtime_settings(settings)
+    except SnvragError as error:
+        # All processes read the same; they have not joined yet, so that nobody else could tell.
+        if is_main_process():
+            raise
+        raise RankError(error.exit_code) from error
+
+
+def _options_over_toml(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
+    options = {**given, "threads": given["common"].threads}
+    if options["window_size"] is None:
+        options["window_size"] = options["old_window_size"]
+    for name, example in _LISTS.items():
+        flag = f"--{name.replace('_', '-')}"
+        options[name] = _numbers(flag, options[name], example)
+    if options["validation_patterns"] is not None:
+        options["validation_patterns"] = tuple(options["validation_patterns"].split(","))
+    # A flag that is not there says nothing against snvrag.toml.
     options = {
-        name: given[name]
-        for name in (
-            *_PATHS_IN_TOML,
-            *("max_seq_len", "preset", "dims", "layers", "heads", "epoch_batches"),
-            *("k", "dropout", "epochs", "batch_size", "accumulate", "lr", "warmup_steps", "gamma"),
-            *("array_share", "random_share", "sites_share"),
-            *("genotype_weight", "index_kind", "refresh_index"),
-            *("rare_threshold", "flank_windows", "validation_fraction", "validation_batch"),
-            *("patience", "min_delta", "checkpoint_every", "seed"),
-        )
+        name: value
+        for name, value in options.items()
+        if name not in _NO_SETTINGS and value is not None and value is not False
     }
-    both = (given["window_size"], given["old_window_size"])
-    options["window_size"] = both[0] if both[0] is not None else both[1]
-    options["mask_levels"] = _numbers("--mask-levels", given["mask_levels"], "0.3,0.5,0.8")
-    options["mask_raise_every"] = given["mask_raise_every"]
-    options["array_spacing"] = _numbers("--array-spacing", given["array_spacing"], "2000,3000")
-    if given["validation_patterns"] is not None:
-        options["validation_patterns"] = tuple(given["validation_patterns"].split(","))
-    base: dict[str, Any] = {}
-    if options["panel"] is None:
-        base = _settings_without_panel(note, ranks)
-    chosen = base | {name: value for name, value in options.items() if value is not None}
-    for name, setting in (("mask_levels", "levels"), ("mask_raise_every", "raise_every")):
-        if name in chosen:
-            chosen[setting] = chosen.pop(name)
-    if "refresh_index" in chosen and chosen.get("index_kind", "binary") == "binary":
+    chosen = ({} if "panel" in options else _toml_settings(note)) | options
+    for name in _PATHS & set(chosen):
+        if not isinstance(chosen[name], str | Path):
+            raise InputError(
+                f"{TOML_NAME}: {name} is {chosen[name]!r}, where a path is needed",
+                "correct the value",
+            )
+        chosen[name] = Path(chosen[name])
+    if "sites_share" in chosen and "array_sites" not in chosen:
         raise UsageError(
-            f"--refresh-index {chosen['refresh_index']}: a binary index depends on no weights and "
-            "is never stale",
-            "leave it out, or add --index-kind embedding",
+            f"--sites-share {chosen['sites_share']}: no sites are listed",
+            "leave it out, or add --array-sites",
         )
-    for name in _PATHS_IN_TOML:
-        chosen[name] = Path(chosen[name]) if chosen.get(name) is not None else None
     return chosen
 
 
-def _settings_without_panel(note: Any, ranks: "Ranks") -> dict[str, Any]:
+def _toml_settings(note: Any) -> dict[str, Any]:
+    """Settings of the current folder's snvrag.toml under the library's names; {} without one."""
     toml = Path(TOML_NAME)
-    if toml.exists():
-        settings = read_toml(toml)
-        if not isinstance(settings.get("panel"), str):
-            raise UsageError(f"{toml}: names no panel", 'add: panel = "panel.h5" under [train]')
-        note(f"using the settings of ./{toml} (panel {settings['panel']})")
-        return settings
+    if not toml.exists():
+        return {}
+    settings = {_ALIASES.get(name, name): value for name, value in read_toml(toml).items()}
+    if not isinstance(settings.get("panel"), str):
+        raise UsageError(f"{toml}: names no panel", 'add: panel = "panel.h5" under [train]')
+    note(f"using the settings of ./{toml} (panel {settings['panel']})")
+    return settings
+
+
+def _runtime_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Take out of ``settings`` what decides where and how a run goes, as ``train`` takes it."""
+    found: dict[str, Any] = {"device": "auto"}
+    for name, kind in _RUNTIME_KINDS.items():
+        if name in settings:
+            found[name] = checked(settings.pop(name), kind, f"{TOML_NAME}: {name}")
+    found["max_memory"] = parse_memory(found.get("max_memory"))
+    if found.get("threads", 1) < 1:
+        raise UsageError(f"--threads {found['threads']}: must be at least 1")
+    return found
+
+
+def _example_settings(settings: dict[str, Any], note: Any, ranks: "Ranks") -> dict[str, Any]:
     from snvrag.example import EXAMPLE_FOLDER, prepare_example
 
     path = Path(ranks.once(lambda: str(prepare_example())))
     note(f"no panel given: training on the bundled example, laid out in ./{EXAMPLE_FOLDER}/")
-    return {**_EXAMPLE_SETTINGS, "panel": path}
+    return {**_EXAMPLE_SETTINGS, "panel": path} | settings
 
 
 def _numbers(flag: str, text: str | None, example: str) -> tuple[float, ...] | None:
