@@ -1,3 +1,9 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import mosaic
@@ -8,6 +14,7 @@ from snvrag.copying import (
     States,
     copying_probability,
     genetic_coordinate,
+    kernels,
     select_states,
 )
 
@@ -164,3 +171,25 @@ def test_own_haplotypes_do_not_answer_for_themselves():
 def test_the_genetic_coordinate_always_increases():
     g = genetic_coordinate(np.zeros(3), np.array([5, 5, 5]), 8.0, 480)
     assert (np.diff(g) > 0).all()
+
+
+def test_an_installation_without_a_place_for_compiled_code_works(tmp_path):
+    package = tmp_path / "snvrag"
+    shutil.copytree(
+        Path(kernels.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    # Read-only for root too, whom modes do not stop.
+    (package / "copying" / "__pycache__").touch()
+    names = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "PYTHONPATH": str(tmp_path)}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
+    code = "from snvrag.copying import kernels; print(kernels._log(1.0, 0.0), kernels.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**kept, **names},
+        cwd=tmp_path,
+    )
+    assert done.stdout.split() == ["0.0", str(package / "copying" / "kernels.py")]
+    assert done.stderr.count("NUMBA_CACHE_DIR") == 1
