@@ -139,6 +139,7 @@ class GenotypeReliability:
         probability: NDArray[np.floating] | None,
         source: str,
         truth: NDArray[np.int8],
+        ploidy: NDArray[np.int8],
         *,
         flip: bool,
     ) -> None:
@@ -148,6 +149,8 @@ class GenotypeReliability:
             probability: [n, 3] of 0, 1 and 2 ALT alleles; None where the record has none.
             source: the field it came from.
             truth: int8 [n], ALT alleles; negative is unknown.
+            ploidy: int8 [n], 1 or 2. A haploid genotype counts as the homozygous one of its allele
+                and never as het.
             flip: whether REF is the panel's minor allele.
         """
         if probability is None or not self._complete:
@@ -156,8 +159,14 @@ class GenotypeReliability:
         self._sources.add(source)
         known = (truth >= 0) & ~np.isnan(probability).any(axis=1)
         for number, reliability in enumerate(self._by_genotype):
-            alt = 2 - number if flip else number
-            reliability.add(probability[known, alt], (truth[known] == alt).astype(np.float64))
+            for alleles in (1, 2):
+                # Number of minor alleles, out of ``alleles``, that makes this genotype.
+                minor, rest = divmod(number * alleles, 2)
+                if rest:
+                    continue
+                alt = alleles - minor if flip else minor
+                own = known & (ploidy == alleles)
+                reliability.add(probability[own, alt], (truth[own] == alt).astype(np.float64))
 
     def result(self) -> GenotypeCalibration | None:
         """The calibration; None where a record had no probabilities, or there was none."""

@@ -34,6 +34,7 @@ _EVERY = 256
 # What rounding of DS to three decimals can add.
 _DOSAGE_SLACK = 0.0011
 Key = tuple[str, int, str, str]
+_Genotypes = NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class BinAccuracy:
 
     low: float
     high: float
-    """Minor-allele frequencies in (low, high]."""
+    """Minor-allele frequencies in (low, high]; of all masked sites together in [0, 0.5], with those
+    that are monomorphic in the panel and lie in no bin."""
     n_sites: int
     n_genotypes: int
     aggregate_r2: float
@@ -87,9 +89,10 @@ class Evaluation:
     n_samples: int
     bins: list[BinAccuracy]
     all: BinAccuracy
+    """All masked sites, also those that the panel has one allele of."""
     samples: list[SampleAccuracy]
     calibration: Calibration
-    """Of the imputed dosage of the minor allele, halved."""
+    """Of the imputed dosage of the minor allele, per haplotype (halved if diploid)."""
     gp_calibration: GenotypeCalibration | None
     """Of genotype probabilities; None where the file has neither GP nor HDS."""
     quality: QualityAccuracy | None
@@ -113,13 +116,14 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """True and imputed genotypes at masked sites: [sites, samples], ALT counts."""
+    """True and imputed genotypes at masked sites: [sites, samples], ALT counts and ploidy."""
 
     keys: list[Key]
     af: NDArray[np.float64]
     truth: NDArray[np.int8]
     dosage: NDArray[np.float32]
     guess: NDArray[np.int8]
+    ploidy: NDArray[np.int8]
     quality: NDArray[np.float64]
     reliability: GenotypeReliability
 
@@ -148,8 +152,8 @@ def evaluate(
 
     Raises:
         UsageError: neither ``observed`` nor marks tell which sites were imputed.
-        InputError: a file is damaged, a sample or a masked site is missing, or a dosage is missing
-            or no dosage.
+        InputError: a file is damaged, a sample or a masked site is missing, a dosage is missing
+            or no dosage, or a sample is haploid in one file and diploid in the other.
     """
     for source in (imputed, truth):
         check_complete(source)
@@ -193,10 +197,10 @@ def _compare(
     observed: set[tuple[str, int]] | None,
     progress: Progress | None,
 ) -> _Compared:
-    """Stream the imputed file past the truth, which is held as one byte per genotype."""
+    """Stream the imputed file past the truth, which is held as a byte or two per genotype."""
     true = _read_truth(truth, reader.samples, frequency, observed, progress)
     keys: dict[Key, None] = {}
-    rows: list[tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int8], float]] = []
+    rows: list[tuple[_Genotypes, NDArray[np.float32], _Genotypes, _Genotypes, float]] = []
     reliability = GenotypeReliability()
     for number, record in enumerate(reader, start=1):
         if progress and number % _EVERY == 0:
@@ -211,12 +215,25 @@ def _compare(
                 f"{reader.source}: has more than one record {name}",
                 "bcftools norm --rm-dup exact leaves one",
             )
-        _check_dosage(reader.source, name, record.dosage)
+        _check_dosage(reader.source, name, record.dosage, record.ploidy)
         if key in true:
             keys[key] = None
-            rows.append((true[key], record.dosage, record.genotype, record.quality))
+            alleles, told = true[key]
+            ploidy = np.where(told > 0, told, record.ploidy)
+            # What neither tells is diploid, as bare dosages are.
+            ploidy[ploidy == 0] = 2
+            differs = (alleles >= 0) & (record.ploidy > 0) & (record.ploidy != ploidy)
+            if differs.any():
+                sample = reader.samples[int(differs.argmax())]
+                raise InputError(
+                    f"{reader.source}: record {name}: sample {sample} has another ploidy than in "
+                    f"{truth}",
+                    "bcftools +fixploidy gives both files the same",
+                )
+            rows.append((alleles, record.dosage, record.genotype, ploidy, record.quality))
             flip = frequency[key] > 0.5
-            reliability.add(record.probability, record.probability_source, true[key], flip=flip)
+            source = record.probability_source
+            reliability.add(record.probability, source, alleles, ploidy, flip=flip)
     reader.close()
     lacking = [] if observed is None else [key for key in true if key not in keys]
     if not keys:
@@ -232,13 +249,14 @@ def _compare(
             f"{len(lacking) - 1:,} more",
             "impute all panel sites, or name what was measured with --observed",
         )
-    genotypes, dosage, guess, quality = zip(*rows, strict=True)
+    genotypes, dosage, guess, ploidies, quality = zip(*rows, strict=True)
     return _Compared(
         list(keys),
         np.array([frequency[k] for k in keys]),
         np.array(genotypes),
         np.array(dosage),
         np.array(guess),
+        np.array(ploidies),
         np.array(quality),
         reliability,
     )
@@ -250,8 +268,8 @@ def _read_truth(
     frequency: dict[Key, float],
     observed: set[tuple[str, int]] | None,
     progress: Progress | None,
-) -> dict[Key, NDArray[np.int8]]:
-    """ALT counts of the imputed samples at panel sites that were not measured, int8 [n] each."""
+) -> dict[Key, tuple[_Genotypes, _Genotypes]]:
+    """ALT counts and ploidy of the imputed samples at panel sites that were not measured."""
     reader = DosageReader(source)
     lacking = [s for s in samples if s not in set(reader.samples)]
     if lacking:
@@ -260,13 +278,17 @@ def _read_truth(
             "give the truth of the imputed samples",
         )
     columns = np.array([reader.samples.index(s) for s in samples])
-    found: dict[Key, NDArray[np.int8]] = {}
+    found: dict[Key, tuple[_Genotypes, _Genotypes]] = {}
+    # Hardly ever changes from record to record: kept once.
+    ploidies: dict[bytes, _Genotypes] = {}
     for number, record in enumerate(reader, start=1):
         if progress and number % _EVERY == 0:
             progress("reading the truth", min(number, len(frequency)), len(frequency))
         key = (plain_chromosome(record.site[0]), *record.site[1:])
         if key in frequency and (observed is None or key[:2] not in observed):
-            found[key] = record.genotype[columns]
+            ploidy = record.ploidy[columns]
+            ploidy = ploidies.setdefault(ploidy.tobytes(), ploidy)
+            found[key] = (record.genotype[columns], ploidy)
     reader.close()
     if not found:
         panel = ", ".join(dict.fromkeys(key[0] for key in frequency))
@@ -278,15 +300,19 @@ def _read_truth(
     return found
 
 
-def _check_dosage(source: Path, name: str, dosage: NDArray[np.float32]) -> None:
+def _check_dosage(
+    source: Path, name: str, dosage: NDArray[np.float32], ploidy: NDArray[np.int8]
+) -> None:
     if np.isnan(dosage).any():
         raise InputError(
             f"{source}: record {name} has a missing dosage", "impute it, or leave the record out"
         )
-    if dosage.min() < -_DOSAGE_SLACK or dosage.max() > 2 + _DOSAGE_SLACK:
-        worst = dosage.min() if dosage.min() < -_DOSAGE_SLACK else dosage.max()
+    most = np.where(ploidy > 0, ploidy, 2)
+    wrong = (dosage < -_DOSAGE_SLACK) | (dosage > most + _DOSAGE_SLACK)
+    if wrong.any():
+        worst = int(wrong.argmax())
         raise InputError(
-            f"{source}: record {name} has dosage {worst:g}, outside 0 to 2",
+            f"{source}: record {name} has dosage {dosage[worst]:g}, outside 0 to {most[worst]}",
             "DS must count ALT alleles",
         )
 
@@ -294,9 +320,9 @@ def _check_dosage(source: Path, name: str, dosage: NDArray[np.float32]) -> None:
 def _summarise(label: str, samples: Sequence[str], data: _Compared) -> Evaluation:
     flip = (data.af > 0.5)[:, None]
     known = data.truth >= 0
-    truth = np.where(flip, 2 - data.truth, data.truth).astype(np.float64)
-    dosage = np.where(flip, 2 - data.dosage, data.dosage).astype(np.float64)
-    guess = np.where(flip, 2 - data.guess, data.guess)
+    truth = np.where(flip, data.ploidy - data.truth, data.truth).astype(np.float64)
+    dosage = np.where(flip, data.ploidy - data.dosage, data.dosage).astype(np.float64)
+    guess = np.where(flip, data.ploidy - data.guess, data.guess)
     maf = minor_allele_frequency(data.af)
     site_r2 = per_site_r2(truth, dosage, known)
     agrees = (data.truth == data.guess) & known
@@ -337,7 +363,8 @@ def _summarise(label: str, samples: Sequence[str], data: _Compared) -> Evaluatio
             )
         )
     calibration = Reliability()
-    calibration.add(dosage[known] / 2, truth[known] / 2)
+    ploidy = data.ploidy[known]
+    calibration.add(dosage[known] / ploidy, truth[known] / ploidy)
     return Evaluation(
         label=label,
         n_samples=len(samples),

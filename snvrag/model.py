@@ -250,6 +250,10 @@ class Block(nn.Module):
         return out
 
 
+NOBODY = -16.0
+"""Logit of an allele that no other sample carries."""
+
+
 class CopyingHead(nn.Module):
     """From a site's hidden vector and its evidence to the logit of the minor allele."""
 
@@ -266,8 +270,8 @@ class CopyingHead(nn.Module):
         prior = prior_logit(features)
         towards = features[..., :N_LOGITS] - prior[..., None]
         delta = (self.mix(hidden).float() * towards).sum(-1) + self.shift(hidden)[..., 0].float()
-        # Where nobody else carries the minor allele there is nothing to learn or to know.
-        return prior + torch.where(features[..., COUNT_FEATURE] > 0, delta, 0.0)
+        # Where nobody else carries the minor allele there is nothing to learn: nobody has it.
+        return torch.where(features[..., COUNT_FEATURE] > 0, prior + delta, NOBODY)
 
 
 class Network(nn.Module):

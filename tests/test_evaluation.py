@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +46,110 @@ def test_truth_against_itself_is_one_everywhere(small):
     assert found.calibration.ece == pytest.approx(0.0)
     assert found.gp_calibration is None
     assert found.quality is None
+
+
+MIXED_PEOPLE = ["A", "B", "C", "D", "E"]
+# REF is the minor allele at 100 and 300, ALT at 200; B and D are haploid but for the last record.
+MIXED = [
+    "X 100 A C 1|1 1 0|1 0 1|1",
+    "X 200 A C 0|0 1 0|1 0 0|0",
+    "X 300 A C 1|1 0 1|1 1 1|1",
+    "X 400 A C 1|1 1|1 0|1 1|1 1|1",
+]
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Truth of mixed ploidy, and a panel of the same frequencies."""
+    write_vcf_rows(tmp_path / "truth.vcf", MIXED, MIXED_PEOPLE, ("X",))
+    panel = ["X 100 A C 1|1 0|1", "X 200 A C 0|0 0|1", "X 300 A C 1|1 0|1", "X 400 A C 1|1 0|1"]
+    write_vcf_rows(tmp_path / "panel.vcf", panel, ["P", "Q"], ("X",))
+    convert(tmp_path / "panel.vcf", tmp_path / "panel.h5")
+    (tmp_path / "observed.txt").write_text("X\t1\n")
+    return tmp_path
+
+
+def scored(folder, imputed):
+    observed = folder / "observed.txt"
+    return evaluate(imputed, folder / "truth.vcf", folder / "panel.h5", observed=observed)
+
+
+def test_mixed_ploidy_truth_against_itself_is_one(mixed):
+    found = scored(mixed, mixed / "truth.vcf")
+    assert found.all.n_sites == 4
+    for figures in (found.all, *found.samples[1:4]):
+        assert figures.nonmajor_concordance == figures.concordance == 1.0
+    assert found.all.aggregate_r2 == found.all.mean_site_r2 == pytest.approx(1.0)
+    assert found.calibration.ece == pytest.approx(0.0)
+
+
+def test_the_major_allele_everywhere_never_agrees_at_minor_ones(mixed):
+    guess = [
+        *("X 100 A C 1|1 1 1|1 1 1|1", "X 200 A C 0|0 0 0|0 0 0|0"),
+        *("X 300 A C 1|1 1 1|1 1 1|1", "X 400 A C 1|1 1|1 1|1 1|1 1|1"),
+    ]
+    found = scored(mixed, write_vcf_rows(mixed / "i.vcf", guess, MIXED_PEOPLE, ("X",)))
+    assert found.all.nonmajor_concordance == 0.0
+    # Of 20 genotypes 6 carry the panel's minor allele.
+    assert found.all.concordance == pytest.approx(14 / 20)
+    # Per haplotype: .5 for the three diploid ones, 1 for the three haploid ones.
+    assert found.calibration.ece == pytest.approx((3 * 0.5 + 3 * 1.0) / 20)
+
+
+def test_haploid_probabilities_count_as_homozygous(mixed):
+    text = (mixed / "truth.vcf").read_text().replace("\tGT", "\tGP").replace("ID=GT", "ID=GP")
+    text = text.replace("Number=1,Type=String", "Number=G,Type=Float")
+    for call, value in (("1|1", "0,0,1"), ("0|1", "0,1,0"), ("0|0", "1,0,0")):
+        text = text.replace(f"\t{call}", f"\t{value}")
+    for call, value in (("0", "1,0"), ("1", "0,1")):
+        text = re.sub(rf"\t{call}(?=[\t\n])", f"\t{value}", text)
+    (mixed / "i.vcf").write_text(text)
+    found = scored(mixed, mixed / "i.vcf")
+    assert found.all.concordance == 1.0
+    genotypes = found.gp_calibration.genotypes
+    assert found.gp_calibration.ece == pytest.approx(0.0)
+    counts = {k: {b.observed: b.n for b in c.bins} for k, c in genotypes.items()}
+    assert counts["hom_minor"] == {0.0: 17, 1.0: 3}
+    assert counts["hom_major"] == {0.0: 6, 1.0: 14}
+    assert counts["het"] == {0.0: 11, 1.0: 3}
+
+
+def test_dosages_alone_take_the_ploidy_of_the_truth(mixed):
+    text = (mixed / "truth.vcf").read_text().replace("\tGT", "\tDS").replace("ID=GT", "ID=DS")
+    text = text.replace("Type=String", "Type=Float")
+    for call, value in (("1|1", "2"), ("0|1", "1"), ("0|0", "0")):
+        text = text.replace(f"\t{call}", f"\t{value}")
+    (mixed / "i.vcf").write_text(text)
+    found = scored(mixed, mixed / "i.vcf")
+    assert found.all.nonmajor_concordance == found.all.concordance == 1.0
+    assert found.all.aggregate_r2 == pytest.approx(1.0)
+
+
+def test_another_ploidy_than_in_the_truth_is_refused(mixed):
+    other = write_vcf_rows(
+        mixed / "i.vcf", [MIXED[0].replace(" 0 ", " 0|0 ")], MIXED_PEOPLE, ("X",)
+    )
+    with pytest.raises(InputError, match=r"X:100:A:C: sample D has another ploidy than in .*truth"):
+        scored(mixed, other)
+    three = write_vcf_rows(
+        mixed / "i.vcf", [MIXED[0].replace("0|1", "0|1|1")], MIXED_PEOPLE, ("X",)
+    )
+    with pytest.raises(InputError, match="X:100: sample C has ploidy 3"):
+        scored(mixed, three)
+
+
+def test_all_masked_sites_count_in_the_last_line_and_say_so(small, capsys):
+    """As in the scorer beside the real data: sites that the panel has one allele of are in it."""
+    rows = ["20 100 A C 0|1 0|0", "20 200 A C 0|1 0|0", "20 300 A C 0|0 0|0"]
+    write_vcf_rows(small / "p.vcf", rows, ["P", "Q"])
+    convert(small / "p.vcf", small / "p.h5")
+    truth, observed = str(small / "truth.vcf"), str(small / "observed.txt")
+    words = ["evaluate", truth, truth, "-r", str(small / "p.h5"), "--observed", observed]
+    assert run_command(words) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "all, 0 too" in x]
+    found = evaluate(*map(Path, (truth, truth, small / "p.h5")), observed=Path(observed))
+    assert (sum(b.n_sites for b in found.bins), found.all.n_sites) == (1, 2)
+    assert re.search(r"all, 0 too\W+2\b", line)
 
 
 def test_what_was_measured_must_be_known(small):

@@ -123,7 +123,7 @@ def _write_files(found: "list[Evaluation]", per_site: Path | None, plot: Path | 
 def _present(terminal: "Terminal", evaluation: "Evaluation") -> None:
     rows: list[list[object]] = []
     for b in [*evaluation.bins, evaluation.all]:
-        name = "all" if b is evaluation.all else f"{b.low:g}–{b.high:g}"
+        name = "all, 0 too" if b is evaluation.all else f"{b.low:g}–{b.high:g}"
         figures = (b.aggregate_r2, b.mean_site_r2, b.nonref_concordance, b.nonmajor_concordance)
         rows.append([name, f"{b.n_sites:,}", *(_figure(x) for x in figures)])
     columns = ["panel MAF", "sites", "aggregate r²", "site r²", "non-ref conc.", "non-major conc."]

@@ -100,9 +100,11 @@ def impute(
 ) -> None:
     """Impute a phased target against a panel; works without any training."""
     from snvrag.cli.output import Terminal
-    from snvrag.imputation import impute as library_impute
 
     terminal = Terminal(common)
+    # After the log is set up: compiling the kernels may have something to say.
+    from snvrag.imputation import impute as library_impute
+
     with terminal.progress(_SHARES, "sites") as progress:
         report = library_impute(
             target,

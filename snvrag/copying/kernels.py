@@ -4,11 +4,12 @@ Of the forward pass every ``_BLOCK``-th row is kept, and a block is computed aga
 pass reaches it, so that what a target needs stays in the cache.
 """
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numba
 import numpy as np
+
+from snvrag.copying.compiling import compiled as _compiled
 
 N_FEATURES = 27  # columns of the evidence; snvrag/evidence.py names them
 N_LOGITS = 5  # the first of them: one logit per setting of the bank
@@ -25,17 +26,7 @@ _LEAST_SHARE = 1e-4
 _LEAST_CM = 1e-4
 _LEAST_WEIGHT = 1e-6
 _LEAST_ODDS = np.float32(1e-9)
-_LOGIT_LIMIT = np.float32(np.log((1 - 1e-6) / 1e-6))
-
-
-def _compiled(parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile for the CPU; kept on disk for the next process."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        compile_it = numba.njit(parallel=parallel, fastmath=True, cache=True, error_model="numpy")
-        return cast(Callable[..., Any], compile_it(function))
-
-    return decorate
+_LOGIT_LIMIT = np.float32(np.log((1 - 1e-4) / 1e-4))
 
 
 @_compiled()

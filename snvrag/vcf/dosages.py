@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from snvrag.errors import InputError
 from snvrag.vcf.files import check_complete, contigs_of, open_vcf
+from snvrag.vcf.genotypes import NO_SECOND_HAPLOTYPE
+
+_DIPLOID = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class DosageRecord:
     """float32 [n]: expected ALT count; NaN is missing."""
     genotype: NDArray[np.int8]
     """int8 [n]: best-guess ALT count; -1 is missing."""
+    ploidy: NDArray[np.int8]
+    """int8 [n]: alleles per genotype, 1 or 2; 0 where the record does not tell."""
     probability: NDArray[np.float32] | None
     """float32 [n, 3]: of 0, 1 and 2 ALT alleles (two values of a haploid sample, then 0); None
     where the record has neither GP nor HDS."""
@@ -81,7 +86,8 @@ class DosageReader:
     def _read(self, record: Any) -> DosageRecord:
         site = (record.CHROM, record.POS, record.REF, record.ALT[0])
         fields = set(record.FORMAT or ())
-        genotype = _genotype_dosage(record) if "GT" in fields else None
+        alleles = record.genotype.array()[:, :-1] if "GT" in fields else None
+        genotype = None if alleles is None else _genotype_dosage(alleles)
         haplotypes = record.format("HDS") if "HDS" in fields else None
         probability = record.format("GP") if "GP" in fields else None
         if "DS" in fields:
@@ -100,6 +106,14 @@ class DosageReader:
         if genotype is None:
             guess = np.rint(dosage) if haplotypes is None else _sum_present(haplotypes > 0.5)
             genotype = np.where(np.isnan(dosage), -1, guess).astype(np.int8)
+        ploidy = _ploidy(len(self.samples), alleles, haplotypes, probability)
+        if ploidy.max() > _DIPLOID:
+            sample = self.samples[int(ploidy.argmax())]
+            raise InputError(
+                f"{self.source}: record {site[0]}:{site[1]}: sample {sample} has ploidy "
+                f"{ploidy.max()}",
+                "haploid and diploid genotypes can be compared",
+            )
         source = "GP" if probability is not None else "HDS" if haplotypes is not None else ""
         if probability is not None:
             probability = _three(probability)
@@ -109,6 +123,7 @@ class DosageReader:
             site=site,
             dosage=dosage.astype(np.float32),
             genotype=genotype,
+            ploidy=ploidy,
             probability=probability,
             probability_source=source,
             imputed=self._flag(record),
@@ -124,9 +139,28 @@ class DosageReader:
         return bool(info.get("IMPUTED")) and not info.get("TYPED")
 
 
-def _genotype_dosage(record: Any) -> NDArray[np.int8]:
+def _ploidy(
+    n_samples: int,
+    alleles: NDArray[np.int16] | None,
+    haplotypes: NDArray[np.float32] | None,
+    probability: NDArray[np.float32] | None,
+) -> NDArray[np.int8]:
+    """Ploidy per sample by GT, else HDS, else GP: int8 [n], 0 where none of them tells."""
+    found = np.zeros(n_samples, dtype=np.int8)
+    if alleles is not None:
+        count = (alleles != NO_SECOND_HAPLOTYPE).sum(axis=1)
+        # A lone "." may stand for a missing genotype of any ploidy.
+        told = (count > 1) | (alleles >= 0).any(axis=1)
+        found[told] = count[told]
+    for values, fewer in ((haplotypes, 0), (probability, 1)):
+        if values is not None:
+            count = (~np.isnan(values)).sum(axis=1) - fewer
+            found = np.where((found == 0) & (count > 0), count, found).astype(np.int8)
+    return found
+
+
+def _genotype_dosage(alleles: NDArray[np.int16]) -> NDArray[np.int8]:
     """ALT count per sample, -1 where an allele is missing; haploid calls count one allele."""
-    alleles = record.genotype.array()[:, :-1]
     missing = (alleles == -1).any(axis=1)
     count = np.where(alleles > 0, 1, 0).sum(axis=1)
     return np.where(missing, -1, count).astype(np.int8)
