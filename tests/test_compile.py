@@ -43,7 +43,7 @@ def test_compiled_blocks_give_the_same_answers_and_gradients(config):
 
 @pytest.mark.parametrize("kind", [RagBert, LightNetwork])
 def test_a_compiled_run_trains_validates_and_resumes(mosaic_panel, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(run_folder, "plot_training", lambda rows, path: path.touch())
+    monkeypatch.setattr(run_folder, "plot_training", lambda rows, best, path: path.touch())
     monkeypatch.setattr(
         kind, "compile_blocks", partial_method(kind.compile_blocks, backend="aot_eager")
     )
@@ -67,9 +67,13 @@ def test_a_compiled_run_trains_validates_and_resumes(mosaic_panel, tmp_path, mon
         rows.append(report.best)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
     assert rows[0]["val_loss"] == pytest.approx(rows[1]["val_loss"], rel=1e-4)
-    # A run need not be compiled to be resumed or to be read.
     again = train(
-        mosaic_panel, tmp_path / "True", config=config, index_dir=tmp_path / "i", resume=True
+        mosaic_panel,
+        tmp_path / "True",
+        config=config,
+        index_dir=tmp_path / "i",
+        compile_blocks=True,
+        resume=True,
     )
     assert again.already_finished
     assert run_folder.load_run(tmp_path / "True").config == config

@@ -21,7 +21,7 @@ CONFIG = RunConfig(
 
 @pytest.fixture(autouse=True)
 def quick_curves(monkeypatch):
-    monkeypatch.setattr(run_folder, "plot_training", lambda rows, path: path.touch())
+    monkeypatch.setattr(run_folder, "plot_training", lambda rows, best, path: path.touch())
 
 
 def test_an_occupied_folder_is_refused_then_replaced_with_force(mosaic_panel, tmp_path):
@@ -117,7 +117,7 @@ def test_a_run_that_another_process_finished_meanwhile_stays(mosaic_panel, tmp_p
 
     def choose(output, **options):
         monkeypatch.undo()
-        monkeypatch.setattr(run_folder, "plot_training", lambda rows, path: path.touch())
+        monkeypatch.setattr(run_folder, "plot_training", lambda rows, best, path: path.touch())
         train(mosaic_panel, run, config=CONFIG, index_dir=index)
         return output
 
