@@ -160,4 +160,10 @@ def main() -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, on_term)
     code = run()
-    sys.exit(EXIT_TERMINATED if terminated else code)
+    code = EXIT_TERMINATED if terminated else code
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Threads of torch's process groups may outlive them, and then abort the interpreter's end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
