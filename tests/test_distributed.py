@@ -121,8 +121,9 @@ def test_a_failing_rank_ends_all_with_one_message(mosaic_panel, tmp_path, rank):
     done = launch_faulty(tmp_path, mosaic_panel, act, rank=rank)
     assert done.returncode == 1
     assert own_lines(done.stderr) == ["error: the moon is in the way", "hint: wait"]
-    # torchrun may stop the other rank by SIGTERM before it has seen the failure.
-    assert set(exit_codes(done.stderr)) <= {1, -15}
+    # torchrun may stop the other rank by SIGTERM before it has seen the failure; 143 is our own
+    # exit code for that.
+    assert set(exit_codes(done.stderr)) <= {1, -15, 143}
 
 
 def test_bad_input_is_told_once_with_exit_code_2(tmp_path):
