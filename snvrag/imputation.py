@@ -183,7 +183,6 @@ def impute(
         }
         folder = work_dir or output.with_name(output.name + ".work")
         check_space(folder, output, int(wanted.sum()), haplotypes.n_haplotypes)
-        haplotypes.report_excluded(excluded)
         with work_directory(folder, identity, force=force) as parts:
             exclude = haplotypes.own_haplotypes(opened)
             if allow_self:
@@ -206,6 +205,8 @@ def impute(
             index = _write(
                 output, opened, haplotypes, wanted, chunks, parts, hds, progress, network.meta
             )
+        # At the end, so that the same command goes on after an interruption.
+        haplotypes.report_excluded(excluded)
         if work_dir is None:
             shutil.rmtree(folder, ignore_errors=True)
         typed = int(wanted[haplotypes.match.panel_rows].sum())
