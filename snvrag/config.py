@@ -15,6 +15,10 @@ from snvrag.errors import InputError, UsageError
 DEFAULT_WINDOW_SIZE = 511
 DEFAULT_MAX_SEQ_LEN = 512
 DEFAULT_LOG_EVERY = 500
+DEFAULT_MIN_OVERLAP = 0.1
+"""Least share of a target's records within the panel's span that must be panel sites."""
+DEFAULT_IMPUTE_MEMORY = 2 * 2**30
+"""Bytes that ``impute`` may take."""
 SOS_TOKENS = 1
 TOML_NAME = "snvrag.toml"
 _MAX_TOML_BYTES = 1 << 20
@@ -381,7 +385,17 @@ _SECTIONS: Mapping[str, type[Any]] = {
 
 
 def run_config_from_json(data: Mapping[str, Any], where: str) -> RunConfig:
-    """Read a :class:`RunConfig` back from its ``dataclasses.asdict`` form."""
+    """Read a :class:`RunConfig` back from its ``dataclasses.asdict`` form.
+
+    Raises:
+        InputError: it is no table of tables, or has an unknown setting or a wrong type.
+        UsageError: a value is out of range.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError(
+            f"{where}: the settings (config) are {type(data).__name__}, where a table is needed",
+            "give a folder that snvrag train wrote, or train again",
+        )
     unknown = set(data) - set(_SECTIONS)
     if unknown:
         raise InputError(f"{where}: unknown section {sorted(unknown)[0]!r}")

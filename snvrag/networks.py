@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from snvrag.config import WindowConfig
 from snvrag.copying import DEFAULT_BANK
+from snvrag.errors import UsageError
 from snvrag.genetic_map import GeneticMap
 from snvrag.panel import Panel
 from snvrag.provenance import sha256_file
@@ -60,11 +61,13 @@ class ChosenNetwork:
         """Load a run and what its network looks things up in; nothing if ``path`` is None.
 
         Raises:
+            UsageError: an option of networks is given without a run.
             InputError: the run is absent or damaged.
             MismatchError: it was trained for other sites, or the index directory is of another
                 panel or window size.
         """
         if path is None:
+            _refuse_network_options(index_dir, device)
             bank = " ".join(f"(c={c:g},e={e:g})" for c, e in DEFAULT_BANK)
             return cls(WindowConfig(), None, [f"##snvrag_copying_bank={bank}"])
         from snvrag import distributed, retrieval
@@ -93,7 +96,7 @@ class ChosenNetwork:
                 IndexStore.open(folder, panel, plan, budget_bytes=_INDEX_BYTES)
             )
         digest = sha256_file(path / WEIGHTS)
-        meta = [f"##snvrag_model={path.name} {run.config.model.network} {digest}"]
+        meta = [f"##snvrag_model={path.resolve().name} {run.config.model.network} {digest}"]
         n_bytes = _TORCH_BYTES + forward_bytes(run)
         if store is not None:
             n_bytes += _INDEX_BYTES
@@ -108,3 +111,14 @@ class ChosenNetwork:
         from snvrag.refinement import Refiner
 
         return Refiner(self.run, panel, self.store, target, exclude, self.device)
+
+
+def _refuse_network_options(index_dir: Path | None, device: str) -> None:
+    # The copying model runs on the CPU, so that asking for it asks for nothing else.
+    on_other = device not in ("auto", "cpu")
+    for option, given in (("--index-dir", index_dir is not None), (f"--device {device}", on_other)):
+        if given:
+            raise UsageError(
+                f"{option} is for a network, and the copying model alone is in use",
+                "name the network's run with -m RUN, or leave the option out",
+            )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import cyvcf2
 import numpy as np
@@ -120,6 +121,15 @@ def test_the_output_names_the_network(case, tmp_path, network):
     assert "snvrag_copying_bank" not in header
 
 
+def test_the_network_is_named_from_within_its_folder_too(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(case / "light")
+    impute(case / "target.vcf", case / "panel.h5", tmp_path / "o.vcf.gz", model=Path())
+    vcf = cyvcf2.VCF(str(tmp_path / "o.vcf.gz"))
+    header = vcf.raw_header
+    vcf.close()
+    assert "##snvrag_model=light light " in header
+
+
 def test_a_run_for_other_sites_is_refused_with_the_difference(case, tmp_path):
     write_vcf(tmp_path / "p.vcf", mosaic(20, 50), spacing=100)
     convert(tmp_path / "p.vcf", tmp_path / "p.h5")
@@ -140,6 +150,11 @@ def test_what_is_no_run_is_refused(case, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"format_name": "snvrag-run"}))
     with pytest.raises(InputError, match="version None, not 'snvrag-run' version"):
         run(case, tmp_path, model=tmp_path)
+    header = json.loads((case / "light" / "config.json").read_text())
+    for value, word in (([], "list"), ("x", "str"), (None, "NoneType")):
+        (tmp_path / "config.json").write_text(json.dumps({**header, "config": value}))
+        with pytest.raises(InputError, match=rf"config\.json: the settings .* are {word}, where"):
+            run(case, tmp_path, model=tmp_path)
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "config.json").write_text((case / "light" / "config.json").read_text())
