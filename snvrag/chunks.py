@@ -41,8 +41,8 @@ class Chunk:
     end: int
     first: int
     last: int
-    n_windows: int
-    """Windows of the core."""
+    windows: tuple[int, int]
+    """First and last window of the core, both included."""
     n_bytes: int
     """What the process is expected to take while it works on the chunk."""
 
@@ -50,99 +50,106 @@ class Chunk:
 def describe_plan(chunks: Sequence[Chunk], memory: int) -> str:
     """The plan in one line, such as ``about 310 MB of memory (limit 2.0 GB), 35 windows in …``."""
     most = max(chunk.n_bytes for chunk in chunks) / 2**20
-    windows = sum(chunk.n_windows for chunk in chunks)
+    windows = sum(chunk.windows[1] - chunk.windows[0] + 1 for chunk in chunks)
     return (
         f"about {most:,.0f} MB of memory (limit {memory / 2**30:.1f} GB), {windows:,} "
         f"window{'s' * (windows != 1)} in {len(chunks):,} chunk{'s' * (len(chunks) != 1)}"
     )
 
 
-def plan_chunks(
-    panel: Panel,
-    cm: NDArray[np.float64],
-    wanted: NDArray[np.bool_],
-    memory: int,
-    observed: NDArray[np.int64],
-    windows: WindowConfig,
-    n_targets: int,
-    threads: int | None = None,
-    network: int | None = None,
-) -> list[Chunk]:
-    """Cut the wanted windows into chunks with which the process fits ``memory`` bytes.
+class ChunkPlanner:
+    """Cuts windows into chunks with which the process fits ``memory`` bytes."""
 
-    Args:
-        panel: the reference panel.
-        cm: float64 [sites], genetic positions of the panel's sites.
-        wanted: bool [sites], which sites are to be written.
-        memory: bytes.
-        observed: panel rows that the target has calls of, increasing.
-        windows: what a core is made of.
-        n_targets: target haplotypes.
-        threads: CPU threads of the kernels; as many as there are CPUs if None.
-        network: bytes that a network takes; None if there is none.
+    def __init__(
+        self,
+        panel: Panel,
+        cm: NDArray[np.float64],
+        memory: int,
+        observed: NDArray[np.int64],
+        windows: WindowConfig,
+        n_targets: int,
+        threads: int | None = None,
+        network: int | None = None,
+    ):
+        """Estimate what does not depend on the chunk.
 
-    Raises:
-        UsageError: not even one window with its flanks fits.
-    """
-    plan = WindowPlan.from_chromosomes(panel.chromosomes(), windows)
-    refined = network is not None
-    # Observed alleles of the chromosome, twice while they are joined; the target's calls are
-    # joined from blocks, matched and flipped.
-    held = _PROCESS_BYTES + panel.n_sites * _SITE_BYTES + (network or 0)
-    held += len(observed) * (2 * panel.n_haplotypes + 5 * n_targets + _RECORD_BYTES)
-    # Core alleles as read, by site and as lists of carriers, and the result; forward variables of
-    # all threads.
-    per_core = 5 * panel.n_haplotypes + 2 * n_targets
-    # Of each thread: a block of rows, and per observed site where the states differ from the target
-    # and every 64th row of the passes.
-    n_threads = threads or _cpus()
-    held += n_threads * (_REFINED_ROWS_BYTES if refined else _ROWS_BYTES) * panel.n_haplotypes
-    per_observed = n_threads * 1.5 * panel.n_haplotypes
-    per_call = REFINED_SITE_BYTES if refined else SITE_BYTES
+        Args:
+            panel: the reference panel.
+            cm: float64 [sites], genetic positions of the panel's sites.
+            memory: bytes.
+            observed: panel rows that the target has calls of, increasing.
+            windows: what a core is made of.
+            n_targets: target haplotypes.
+            threads: CPU threads of the kernels; as many as there are CPUs if None.
+            network: bytes that a network takes; None if there is none.
+        """
+        self.memory = memory
+        self._windows = WindowPlan.from_chromosomes(panel.chromosomes(), windows)
+        self._cm = cm
+        self._observed = observed
+        refined = network is not None
+        # Observed alleles of the chromosome, twice while they are joined; the target's calls are
+        # joined from blocks, matched and flipped.
+        held = _PROCESS_BYTES + panel.n_sites * _SITE_BYTES + (network or 0)
+        held += len(observed) * (2 * panel.n_haplotypes + 5 * n_targets + _RECORD_BYTES)
+        # Of each thread: a block of rows, and per observed site where the states differ from the
+        # target and every 64th row of the passes.
+        n_threads = threads or _cpus()
+        held += n_threads * (_REFINED_ROWS_BYTES if refined else _ROWS_BYTES) * panel.n_haplotypes
+        self._held = held
+        self._per_observed = n_threads * 1.5 * panel.n_haplotypes
+        # Core alleles as read, by site and as lists of carriers, and the result.
+        self._per_core = 5 * panel.n_haplotypes + 2 * n_targets
+        per_call = REFINED_SITE_BYTES if refined else SITE_BYTES
+        self._per_batch = per_call * min(n_targets, BATCH_HAPLOTYPES)
 
-    def needed(first: int, last: int) -> int:
-        bounds = _flanks(plan, cm, first, last)
-        core = plan.windows[last].end - plan.windows[first].start
-        batch = min(2 * BATCH_BYTES, per_call * core * min(n_targets, BATCH_HAPLOTYPES))
-        inside = np.searchsorted(observed, bounds)
-        return int(held + batch + per_core * core + per_observed * (inside[1] - inside[0]))
+    def plan(self, wanted: NDArray[np.bool_]) -> list[Chunk]:
+        """Chunks of all windows with ``wanted`` sites (bool [sites]), each as large as fits.
 
-    chunks: list[Chunk] = []
-    number = 0
-    while number < plan.num_windows:
-        window = plan.windows[number]
-        if not wanted[window.start : window.end].any():
-            number += 1
-            continue
-        last = number
-        if needed(number, last) > memory:
-            megabytes = needed(number, last) / 2**20
-            raise UsageError(
-                f"--max-memory: one window with its flanks needs about {megabytes:,.0f} MB, "
-                f"{memory / 2**20:,.0f} MB are allowed",
-                f"give at least --max-memory {megabytes + 50:.0f}M",
-            )
-        while last + 1 < plan.num_windows and last + 1 - number < _CORE_WINDOWS:
-            following = plan.windows[last + 1]
-            if following.chrom != window.chrom or not wanted[following.start : following.end].any():
-                break
-            if needed(number, last + 1) > memory:
-                break
-            last += 1
-        bounds = _flanks(plan, cm, number, last)
-        chunks.append(
-            Chunk(
-                len(chunks),
-                str(window.chrom),
-                window.start,
-                plan.windows[last].end,
-                *bounds,
-                n_windows=last + 1 - number,
-                n_bytes=needed(number, last),
-            )
-        )
-        number = last + 1
-    return chunks
+        Raises:
+            UsageError: not even one window with its flanks fits.
+        """
+        chunks: list[Chunk] = []
+        windows = self._windows.windows
+        holds = [bool(wanted[window.start : window.end].any()) for window in windows]
+        number = 0
+        while number < len(windows):
+            if not holds[number]:
+                number += 1
+                continue
+            chunk = self._chunk(len(chunks), number, number)
+            if chunk.n_bytes > self.memory:
+                megabytes = chunk.n_bytes / 2**20
+                raise UsageError(
+                    f"--max-memory: one window with its flanks needs about {megabytes:,.0f} MB, "
+                    f"{self.memory / 2**20:,.0f} MB are allowed",
+                    f"give at least --max-memory {megabytes + 50:.0f}M",
+                )
+            last = number + 1
+            while last < len(windows) and last - number < _CORE_WINDOWS and holds[last]:
+                longer = self._chunk(len(chunks), number, last)
+                if windows[last].chrom != chunk.chrom or longer.n_bytes > self.memory:
+                    break
+                chunk = longer
+                last += 1
+            chunks.append(chunk)
+            number = last
+        return chunks
+
+    def again(self, bounds: Sequence[tuple[int, int]]) -> list[Chunk] | None:
+        """Chunks of these first and last windows; None if one of them does not fit."""
+        chunks = [self._chunk(i, first, last) for i, (first, last) in enumerate(bounds)]
+        return chunks if all(chunk.n_bytes <= self.memory for chunk in chunks) else None
+
+    def _chunk(self, number: int, first: int, last: int) -> Chunk:
+        start, end = self._windows.windows[first].start, self._windows.windows[last].end
+        flanks = _flanks(self._windows, self._cm, first, last)
+        inside = np.searchsorted(self._observed, flanks)
+        batch = min(2 * BATCH_BYTES, self._per_batch * (end - start))
+        n_bytes = self._held + batch + self._per_core * (end - start)
+        n_bytes += int(self._per_observed * (inside[1] - inside[0]))
+        chrom = str(self._windows.windows[first].chrom)
+        return Chunk(number, chrom, start, end, *flanks, (first, last), n_bytes)
 
 
 def _cpus() -> int:
@@ -152,10 +159,15 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def untyped_windows(panel: Panel, wanted: NDArray[np.bool_], observed: NDArray[np.int64]) -> int:
+def untyped_windows(
+    panel: Panel,
+    wanted: NDArray[np.bool_],
+    observed: NDArray[np.int64],
+    windows: WindowConfig,
+) -> int:
     """How many windows with wanted sites hold none of the ``observed`` panel rows (sorted)."""
     bare = 0
-    for window in WindowPlan.from_chromosomes(panel.chromosomes(), WindowConfig()).windows:
+    for window in WindowPlan.from_chromosomes(panel.chromosomes(), windows).windows:
         low, high = np.searchsorted(observed, [window.start, window.end])
         bare += bool(low == high and wanted[window.start : window.end].any())
     return bare

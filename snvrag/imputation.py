@@ -27,18 +27,18 @@ from snvrag.chunks import (
     REFINED_SITE_BYTES,
     SITE_BYTES,
     Chunk,
+    ChunkPlanner,
     describe_plan,
-    plan_chunks,
     untyped_windows,
 )
-from snvrag.config import WindowConfig
+from snvrag.config import DEFAULT_IMPUTE_MEMORY, DEFAULT_MIN_OVERLAP, WindowConfig
 from snvrag.copying import (
     Reference,
     copying_probability,
     set_threads,
 )
 from snvrag.dosage import estimated_frequency, estimated_r2
-from snvrag.errors import InputError, UsageError
+from snvrag.errors import UsageError
 from snvrag.genetic_map import GeneticMap
 from snvrag.networks import ChosenNetwork
 from snvrag.panel import Panel
@@ -49,18 +49,23 @@ from snvrag.provenance import (
     digest_json,
     sha256_file,
 )
+from snvrag.selection import genetic_positions, leave_out_bare_chromosomes, wanted_rows
 from snvrag.sites import Region
 from snvrag.target import TargetHaplotypes
 from snvrag.vcf import ImputedBlock, ImputedWriter
-from snvrag.workdir import check_space, part_path, read_part, work_directory
+from snvrag.workdir import (
+    check_space,
+    part_path,
+    plan_or_resume,
+    read_part,
+    work_directory,
+)
 
 if TYPE_CHECKING:
     from snvrag.refinement import Refiner
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MIN_OVERLAP = 0.1
-DEFAULT_MEMORY = 2 * 2**30
 _BLOCK_SITES = 1024
 # Bounds what a block of records takes to be written, about 60 bytes per haplotype and record.
 _BLOCK_CALLS = 500_000
@@ -77,7 +82,7 @@ class ImputeReport:
     n_sites: int
     """Records written."""
     n_typed: int
-    """Of these, sites measured in the target."""
+    """Of these, sites with a call in the target: those without INFO/IMP."""
     matched: int
     """Target records matched to the panel, also outside the region."""
     flipped: int
@@ -123,7 +128,8 @@ def impute(
         index_dir: folder of haplotype indexes, which all networks but the light one read; by
             default ``<panel>.index/``.
         genetic_map: map file; 1 cM per Mb if None.
-        regions: write panel sites in these only; all if None.
+        regions: write panel sites in these only; if None, all of the chromosomes that share a site
+            with the target.
         excluded: TSV to write, of target records left out and why.
         min_overlap: least share of the target's records within the panel's span that must match.
         work_dir: folder for finished parts; ``<output>.work`` if None, removed at the end.
@@ -134,15 +140,16 @@ def impute(
         max_memory: bytes that the process may take; 2 GiB if None.
         force: replace ``output``, and a work directory of another run.
         progress: called as ``progress(task, done, total)`` in sites; the tasks are ``imputing``
-            and ``writing``; before them, ``reading`` in records and, for each chromosome,
-            ``searching`` have no known total.
+            and ``writing``; ``reading``, of the target in records and, for each chromosome, of
+            the panel at its sites, has no known total.
 
     Raises:
-        UsageError: wrong output name, output over an input, or too little memory for one window.
+        UsageError: wrong output name, output over an input or another output, a network's option
+            without ``model``, or too little memory for one window.
         InputError: target, map or panel unsuitable, or too little overlap.
         OutputError: output or work directory cannot be written, or too little space.
-        MismatchError: the work directory is of another run, or in use; the network was trained
-            for other sites.
+        MismatchError: the work directory is of another run, in use, or of parts that
+            ``max_memory`` and ``threads`` do not allow; the network was trained for other sites.
     """
     began = time.perf_counter()
     _check_outputs(output, excluded, (target, panel, genetic_map), force)
@@ -151,25 +158,21 @@ def impute(
         opened = stack.enter_context(Panel.open(panel))
         maps = GeneticMap.read(genetic_map) if genetic_map else GeneticMap.uniform()
         network = ChosenNetwork.open(model, opened, maps, index_dir, device, threads, stack)
-        wanted = _wanted_rows(opened, regions)
-        cm = maps.along(opened.chromosomes(), opened.positions)
+        wanted = wanted_rows(opened, regions)
         haplotypes = TargetHaplotypes.read(target, opened, min_overlap, progress)
-        memory = max_memory or DEFAULT_MEMORY
-        n_haplotypes = haplotypes.n_haplotypes
-        chunks = plan_chunks(
+        matched = haplotypes.match.panel_rows
+        wanted = leave_out_bare_chromosomes(opened, wanted, matched, named=bool(regions))
+        cm = genetic_positions(opened, maps, wanted)
+        planner = ChunkPlanner(
             opened,
             cm,
-            wanted,
-            memory,
-            haplotypes.match.panel_rows,
+            max_memory or DEFAULT_IMPUTE_MEMORY,
+            matched,
             network.windows,
-            n_haplotypes,
+            haplotypes.n_haplotypes,
             threads,
             network.n_bytes,
         )
-        logger.info("%s, %d samples", describe_plan(chunks, memory), len(haplotypes.samples))
-        if bare := untyped_windows(opened, wanted, haplotypes.match.panel_rows):
-            logger.info("%d windows hold no typed site and go by their flanks", bare)
         identity = {
             "format_name": "snvrag-impute",
             "version": __version__,
@@ -179,11 +182,16 @@ def impute(
             "rows": digest_json(np.flatnonzero(wanted).tolist()),
             "allow_self": allow_self,
             "model": network.digest,
-            "chunks": [[c.start, c.end, c.first, c.last] for c in chunks],
         }
         folder = work_dir or output.with_name(output.name + ".work")
+        chunks = plan_or_resume(folder, identity, wanted, planner, force=force)
+        plan = describe_plan(chunks, planner.memory)
+        logger.info("%s, %d samples", plan, len(haplotypes.samples))
+        typed = matched[haplotypes.is_typed()]
+        if bare := untyped_windows(opened, wanted, typed, network.windows):
+            logger.info("%d windows hold no typed site and go by their flanks", bare)
         check_space(folder, output, int(wanted.sum()), haplotypes.n_haplotypes)
-        with work_directory(folder, identity, force=force) as parts:
+        with work_directory(folder, identity, chunks, force=force) as parts:
             exclude = haplotypes.own_haplotypes(opened)
             if allow_self:
                 exclude[:] = -1
@@ -197,7 +205,7 @@ def impute(
                 else:
                     if work is None or work.chrom != chunk.chrom:
                         if progress:
-                            progress("searching", len(haplotypes.match.panel_rows), 0)
+                            progress("reading", len(matched), 0)
                         work = ChromosomeWork.prepare(
                             opened, haplotypes, chunk.chrom, exclude, network.windows, refiner
                         )
@@ -205,18 +213,17 @@ def impute(
             index = _write(
                 output, opened, haplotypes, wanted, chunks, parts, hds, progress, network.meta
             )
-        # At the end, so that the same command goes on after an interruption.
-        haplotypes.report_excluded(excluded)
+            # Last: an interrupted run must not find its own file in the way.
+            haplotypes.report_excluded(excluded)
         if work_dir is None:
             shutil.rmtree(folder, ignore_errors=True)
-        typed = int(wanted[haplotypes.match.panel_rows].sum())
         return ImputeReport(
             output=output,
             index=index,
             n_samples=len(haplotypes.samples),
             n_sites=int(wanted.sum()),
-            n_typed=typed,
-            matched=len(haplotypes.match.panel_rows),
+            n_typed=int(wanted[typed].sum()),
+            matched=len(matched),
             flipped=int(haplotypes.match.flipped.sum()),
             excluded=dict(Counter(reason for _, reason in haplotypes.excluded)),
             chunks=len(chunks),
@@ -233,37 +240,27 @@ def _check_outputs(
         raise UsageError(
             f"--output {output}: the name must end in .vcf.gz or .bcf", f"try {output}.vcf.gz"
         )
-    for option, written in (("--output", output), ("--excluded", excluded)):
+    own = (output, *_index_paths(output))
+    if excluded is not None and excluded.resolve() in [path.resolve() for path in own]:
+        raise UsageError(
+            f"--excluded {excluded}: is the output or its index", "choose another name"
+        )
+    for option, written in (*(("--output", path) for path in own), ("--excluded", excluded)):
         if written is None or not written.exists():
             continue
         # Even --force must not replace what is being read.
         if any(path is not None and path.exists() and written.samefile(path) for path in inputs):
             raise UsageError(f"{option} {written}: is one of the inputs", "choose another name")
-    check_output_file(output, force=force)
-    if excluded is not None:
-        check_output_file(excluded, force=force)
+    for written in (*own, excluded):
+        if written is not None:
+            check_output_file(written, force=force)
 
 
-def _wanted_rows(panel: Panel, regions: Sequence[Region] | None) -> NDArray[np.bool_]:
-    if not regions:
-        return np.ones(panel.n_sites, dtype=bool)
-    wanted = np.zeros(panel.n_sites, dtype=bool)
-    names = [name for name, _ in panel.chromosomes()]
-    chrom = panel.sites.chrom
-    for region in regions:
-        if region.chrom not in names:
-            raise InputError(
-                f"{panel.path}: has no chromosome {region.chrom!r}",
-                f"it has {', '.join(names)}; names match exactly (chr20 is not 20)",
-            )
-        inside = (chrom == region.chrom) & (panel.positions >= region.start)
-        wanted |= inside & (region.end is None or panel.positions <= region.end)
-    if not wanted.any():
-        raise InputError(
-            f"{panel.path}: no panel site lies in {', '.join(map(str, regions))}",
-            "see the panel's positions with: snvrag windows PANEL.h5",
-        )
-    return wanted
+def _index_paths(output: Path) -> tuple[Path, Path]:
+    """The index that is written, and the one of the other kind, which htslib would prefer."""
+    kinds = (".csi", ".tbi") if output.name.endswith(".bcf") else (".tbi", ".csi")
+    first, second = (output.with_name(output.name + kind) for kind in kinds)
+    return first, second
 
 
 def _told(
@@ -404,8 +401,7 @@ def _write(
         *model_meta,
     ]
     bcf = output.name.endswith(".bcf")
-    index = output.with_name(output.name + (".csi" if bcf else ".tbi"))
-    other = output.with_name(output.name + (".tbi" if bcf else ".csi"))
+    index, other = _index_paths(output)
     made: Path | None = None
     try:
         with atomic_file(output) as temporary:
@@ -421,7 +417,6 @@ def _write(
             finally:
                 writer.abort()
         made.replace(index)
-        # An index of a file that was here before: htslib would prefer it.
         other.unlink(missing_ok=True)
     finally:
         if made is not None:

@@ -85,6 +85,10 @@ class TargetHaplotypes:
         observed[self.match.panel_rows[low:high] - first] = True
         return observed, self.calls[:, low:high]
 
+    def is_typed(self) -> NDArray[np.bool_]:
+        """Which matched sites have a call: bool [m]."""
+        return np.asarray(self.calls.max(axis=0) >= 0)
+
     def own_haplotypes(self, panel: Panel) -> NDArray[np.int64]:
         """Panel haplotypes of each haplotype's own sample, by name: int64 [H, 2], -1 is none."""
         number = {name: i for i, name in enumerate(panel.samples)}

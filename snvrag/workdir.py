@@ -3,14 +3,14 @@
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snvrag.chunks import Chunk
+from snvrag.chunks import Chunk, ChunkPlanner
 from snvrag.errors import MismatchError, OutputError
 from snvrag.folder_lock import folder_lock
 from snvrag.provenance import read_json, write_json
@@ -21,13 +21,23 @@ PLAN = "plan.json"
 
 
 def check_space(folder: Path, output: Path, n_sites: int, n_haplotypes: int) -> None:
-    """Refuse to start where the parts or the output would fill the disk."""
-    place = folder if folder.exists() else folder.parent
-    needed = {place: 2 * n_sites * n_haplotypes}
+    """Refuse to start where the parts to come and the output would fill their disk or disks.
+
+    Raises:
+        OutputError: too little is free.
+    """
+    # Parts that are there are either used or removed.
+    held = sum(part.stat().st_size for part in _parts_of(folder))
+    place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    calls = n_sites * n_haplotypes
+    needed: dict[int, tuple[Path, int]] = {}
     # Three to four bytes of compressed text per haplotype at most.
-    needed[output.parent] = needed.get(output.parent, 0) + 4 * n_sites * n_haplotypes
-    for path, n_bytes in needed.items():
-        if path.is_dir() and shutil.disk_usage(path).free < n_bytes:
+    for path, n_bytes in ((place, max(2 * calls - held, 0)), (output.parent, 4 * calls)):
+        disk = path.stat().st_dev
+        shown, before = needed.get(disk, (path, 0))
+        needed[disk] = (shown, before + n_bytes)
+    for path, n_bytes in needed.values():
+        if shutil.disk_usage(path).free < n_bytes:
             raise OutputError(
                 f"{path}: {shutil.disk_usage(path).free / 2**20:,.0f} MB are free, about "
                 f"{n_bytes / 2**20:,.0f} MB are needed",
@@ -35,9 +45,53 @@ def check_space(folder: Path, output: Path, n_sites: int, n_haplotypes: int) -> 
             )
 
 
+def plan_or_resume(
+    folder: Path,
+    identity: dict[str, Any],
+    wanted: NDArray[np.bool_],
+    planner: ChunkPlanner,
+    *,
+    force: bool,
+) -> list[Chunk]:
+    """The chunks of a run: those that its finished parts are of, if there are any.
+
+    Memory and threads decide the chunks but not the result, so that they may change in between.
+
+    Args:
+        folder: work directory, which need not exist.
+        identity: what decides the result.
+        wanted: bool [sites], which sites are to be written.
+        planner: knows memory and threads as they are now.
+        force: whether parts of chunks that no longer fit may be discarded.
+
+    Raises:
+        UsageError: not even one window fits the memory.
+        MismatchError: the finished parts' chunks no longer fit.
+    """
+    saved = read_json(folder / PLAN) if (folder / PLAN).exists() and _parts_of(folder) else {}
+    if not saved or any(saved.get(k) != v for k, v in identity.items()):
+        return planner.plan(wanted)
+    chunks = planner.again([(first, last) for first, last in saved.get("windows", [])])
+    if chunks is None and not force:
+        raise MismatchError(
+            f"{folder}: its finished parts are of larger pieces than --max-memory and --threads "
+            "allow now",
+            "give as much memory and as few threads as before, or add --force to discard the parts",
+        )
+    return chunks or planner.plan(wanted)
+
+
 @contextlib.contextmanager
-def work_directory(folder: Path, identity: dict[str, Any], *, force: bool) -> Iterator[Path]:
-    """Lock the work directory and make sure that its parts belong to this very run."""
+def work_directory(
+    folder: Path, identity: dict[str, Any], chunks: Sequence[Chunk], *, force: bool
+) -> Iterator[Path]:
+    """Lock the work directory and make sure that its parts belong to this very run.
+
+    Raises:
+        MismatchError: it is of another run, or in use.
+        OutputError: it cannot be written to.
+    """
+    identity = {**identity, "windows": [list(chunk.windows) for chunk in chunks]}
     existed = folder.is_dir()
     with folder_lock(folder, "wait for it, or choose another --work-dir"):
         plan = folder / PLAN

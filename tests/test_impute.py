@@ -1,4 +1,5 @@
 import fcntl
+import inspect
 import json
 import shutil
 import subprocess
@@ -297,7 +298,7 @@ def test_progress_goes_forward_within_chunks_and_through_both_phases(
         max_memory=memory,
         progress=lambda task, done, total: seen.setdefault(task, []).append((done, total)),
     )
-    assert list(seen) == ["reading", "searching", "imputing", "writing"]
+    assert list(seen) == ["reading", "imputing", "writing"]
     for task, steps in (("imputing", 4), ("writing", 3)):
         amounts = [done for done, _ in seen[task]]
         assert {total for _, total in seen[task]} == {N_SITES}
@@ -529,7 +530,7 @@ def test_even_force_does_not_replace_an_input(case, tmp_path):
 
 def test_an_old_index_of_the_other_kind_goes(case, tmp_path):
     (tmp_path / "out.vcf.gz.csi").write_bytes(b"of an earlier file")
-    run(case, tmp_path)
+    run(case, tmp_path, force=True)
     assert not (tmp_path / "out.vcf.gz.csi").exists()
 
 
@@ -566,3 +567,127 @@ def test_an_interruption_before_the_first_part_leaves_no_work_directory(case, tm
     with pytest.raises(KeyboardInterrupt):
         run(case, tmp_path, progress=interrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["tbi", "csi"])
+def test_an_index_that_is_there_is_kept_without_force(case, tmp_path, kind):
+    index = tmp_path / f"out.vcf.gz.{kind}"
+    index.write_bytes(b"of someone else")
+    with pytest.raises(OutputError, match=rf"out\.vcf\.gz\.{kind} exists already"):
+        run(case, tmp_path)
+    assert index.read_bytes() == b"of someone else"
+
+
+@pytest.mark.parametrize("name", ["out.vcf.gz", "out.vcf.gz.tbi", "../{}/out.vcf.gz"])
+def test_the_list_of_excluded_records_is_no_other_output(case, tmp_path, name):
+    excluded = tmp_path / name.format(tmp_path.name)
+    with pytest.raises(UsageError, match=r"--excluded .* is the output or its index"):
+        run(case, tmp_path, excluded=excluded)
+    assert list(tmp_path.iterdir()) == []
+
+
+def interrupt_after_the_first_part(folder):
+    def interrupt(task, done, total):
+        if any(folder.glob("part-*.npy")):
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+@pytest.mark.usefixtures("short_flanks")
+def test_the_list_of_excluded_records_does_not_stop_the_second_try(case, tmp_path):
+    options = {"max_memory": SMALL_MEMORY, "excluded": tmp_path / "x.tsv"}
+    with pytest.raises(KeyboardInterrupt):
+        interrupt = interrupt_after_the_first_part(tmp_path / "out.vcf.gz.work")
+        run(case, tmp_path, progress=interrupt, **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.vcf.gz.work"]
+    assert run(case, tmp_path, **options).reused == 1
+    assert (tmp_path / "x.tsv").read_text().startswith("CHROM")
+
+
+@pytest.mark.usefixtures("short_flanks")
+def test_an_interrupted_run_goes_on_with_more_memory_but_not_with_too_little(case, tmp_path):
+    work = tmp_path / "out.vcf.gz.work"
+    whole = run(case, tmp_path, "whole.vcf.gz", max_memory=SMALL_MEMORY)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt = interrupt_after_the_first_part(work)
+        run(case, tmp_path, max_memory=SMALL_MEMORY, progress=interrupt)
+    kept = {p.name: p.read_bytes() for p in work.glob("*.*")}
+    less = whole.estimated_memory - 1
+    with pytest.raises(MismatchError, match="larger pieces than --max-memory") as caught:
+        run(case, tmp_path, max_memory=less)
+    assert "--force" in caught.value.hint
+    assert {p.name: p.read_bytes() for p in work.glob("*.*")} == kept
+    report = run(case, tmp_path, max_memory=2**30)
+    assert (report.reused, report.chunks) == (1, whole.chunks)
+    assert (tmp_path / "out.vcf.gz").read_bytes() == (tmp_path / "whole.vcf.gz").read_bytes()
+
+
+@pytest.mark.usefixtures("short_flanks")
+def test_with_force_parts_that_are_too_large_are_made_again(case, tmp_path):
+    work = tmp_path / "work"
+    first = run(case, tmp_path, "a.vcf.gz", max_memory=SMALL_MEMORY, work_dir=work)
+    less = first.estimated_memory - 1
+    second = run(case, tmp_path, "a.vcf.gz", max_memory=less, work_dir=work, force=True)
+    assert second.reused == 0
+    assert second.chunks > first.chunks
+
+
+@pytest.mark.parametrize(
+    ("options", "word"), [({"device": "foo"}, "--device foo"), ({"index_dir": "i"}, "--index-dir")]
+)
+def test_options_of_networks_need_one(case, tmp_path, options, word):
+    with pytest.raises(UsageError, match=word) as caught:
+        run(case, tmp_path, **options)
+    assert "-m RUN" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_without_any_call_is_not_typed(case, tmp_path):
+    lines = (case / "target.vcf").read_text().splitlines()
+    fields = lines[20].split("\t")
+    lines[20] = "\t".join([*fields[:9], *[".|."] * 8])
+    (tmp_path / "t.vcf").write_text("\n".join(lines) + "\n")
+    report = run(case, tmp_path, target=tmp_path / "t.vcf")
+    assert report.matched == 260
+    typed = sum(not record.imputed for record in read(tmp_path / "out.vcf.gz"))
+    assert report.n_typed == typed == 259
+
+
+def test_chromosomes_without_a_site_of_the_target_are_named_and_not_written(tmp_path, caplog):
+    alleles = mosaic(60, 300, switch_rate=0.002)
+    chroms = ["20"] * 200 + ["21"] * 60 + ["22"] * 40
+    write_vcf(tmp_path / "p.vcf", alleles[:52], chroms=chroms, spacing=100)
+    convert(tmp_path / "p.vcf", tmp_path / "p.h5")
+    write_vcf(tmp_path / "t.vcf", alleles[52:, :200], spacing=100)
+    text = (tmp_path / "t.vcf").read_text().replace("\tS", "\tT").splitlines()
+    text = [x for i, x in enumerate(text) if x.startswith("#") or i % 5 == 0]
+    (tmp_path / "t.vcf").write_text("\n".join(text) + "\n")
+    # The map of the one chromosome is enough.
+    (tmp_path / "map").write_text("20 . 0.0 1\n20 . 1.0 1000000\n")
+    inputs = (tmp_path / "t.vcf", tmp_path / "p.h5")
+    report = impute(*inputs, tmp_path / "a.vcf.gz", genetic_map=tmp_path / "map")
+    assert {r.site[0] for r in read(tmp_path / "a.vcf.gz")} == {"20"}
+    assert report.n_sites == 200
+    (told,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert told == "the target has no site on 21, 22: not written (--region would)"
+    caplog.clear()
+    regions = [Region("20"), Region("22")]
+    report = impute(*inputs, tmp_path / "b.vcf.gz", regions=regions)
+    found = read(tmp_path / "b.vcf.gz")
+    assert report.n_sites == 240
+    assert {r.site[0] for r in found} == {"20", "22"}
+    (told,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert told == "the target has no site on 22: written at the panel's frequencies"
+    frequency = alleles[:52, 260:].mean(axis=0)
+    dosage = np.array([r.dosage[0] for r in found if r.site[0] == "22"])
+    np.testing.assert_allclose(dosage / 2, frequency, atol=0.02)
+
+
+def test_command_and_library_share_their_defaults():
+    from snvrag import config
+    from snvrag.cli.impute import impute as command
+
+    own = inspect.signature(impute).parameters
+    theirs = inspect.signature(command).parameters
+    assert own["min_overlap"].default is theirs["min_overlap"].default is config.DEFAULT_MIN_OVERLAP

@@ -49,6 +49,7 @@ ORDER = (
         "trainer",
         "training",
         "target",
+        "selection",
         "chunks",
         "workdir",
         "refinement",

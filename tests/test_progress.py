@@ -41,7 +41,7 @@ def test_one_bar_goes_forward_through_all_phases(clock):
         assert fields(bar).total is None
         for name in SHARES:
             # As between chromosomes: nothing to count, and no way back.
-            bar.update("searching", 961, 0)
+            bar.update("reading", 961, 0)
             shown.append(fields(bar).completed / (fields(bar).total or 1))
             for done in range(0, 101, 25):
                 clock.now += 1

@@ -408,7 +408,8 @@ def test_changed_input_is_not_mixed_with_old_parts(case, tmp_path):
     (tmp_path / "t.vcf").write_text("\n".join(lines) + "\n")
     words = (tmp_path / "t.vcf", case / "panel.h5", tmp_path / "o.vcf.gz")
     impute(*words, work_dir=tmp_path / "work")
-    (tmp_path / "o.vcf.gz").unlink()
+    for name in ("o.vcf.gz", "o.vcf.gz.tbi"):
+        (tmp_path / name).unlink()
     (tmp_path / "t.vcf").write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(MismatchError, match="another run \\(target differs\\)"):
         impute(*words, work_dir=tmp_path / "work")
@@ -466,3 +467,24 @@ def test_the_space_needed_counts_parts_and_output(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir.shutil, "disk_usage", lambda _: usage._replace(free=6 * 1000 * 50))
     workdir.check_space(tmp_path / "work", tmp_path / "o.vcf.gz", 1000, 50)
     assert asked[0] == tmp_path
+
+
+def test_the_space_of_one_disk_is_one_sum_less_the_parts_that_are_there(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    work, output = tmp_path / "a" / "work", tmp_path / "b" / "o.vcf.gz"
+    output.parent.mkdir()
+
+    def check(free):
+        monkeypatch.setattr(workdir.shutil, "disk_usage", lambda _: usage._replace(free=free))
+        workdir.check_space(work, output, 1000, 50)
+
+    check(6 * 1000 * 50)
+    with pytest.raises(OutputError, match="are needed"):
+        check(6 * 1000 * 50 - 1)
+    work.mkdir(parents=True)
+    (work / "part-00000.npy").write_bytes(bytes(40_000))
+    check(6 * 1000 * 50 - 40_000)
+    (work / "part-00001.npy").write_bytes(bytes(80_000))
+    check(4 * 1000 * 50)
+    with pytest.raises(OutputError, match="are needed"):
+        check(4 * 1000 * 50 - 1)

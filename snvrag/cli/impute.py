@@ -15,6 +15,7 @@ from snvrag.cli.options import (
     parse_region_options,
     with_common,
 )
+from snvrag.config import DEFAULT_MIN_OVERLAP
 
 OUTPUT = "Output"
 # Shares of the time; of the writing more with many samples, less with many panel haplotypes.
@@ -66,7 +67,7 @@ def impute(
             help="Least share of the target's records that must be panel sites.",
             rich_help_panel=SELECTION,
         ),
-    ] = 0.1,
+    ] = DEFAULT_MIN_OVERLAP,
     allow_self: Annotated[
         bool,
         typer.Option(
