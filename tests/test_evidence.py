@@ -14,7 +14,8 @@ from snvrag.copying import (
     copying_evidence,
     copying_probability,
 )
-from snvrag.evidence import FEATURE_LIMIT, FEATURES, prior_logit, standardise
+from snvrag.evidence import FEATURE_LIMIT, FEATURES
+from snvrag.model import prior_logit, standardise
 
 NEAR = 0.7
 
