@@ -22,7 +22,7 @@ from snvrag.copying import EVIDENCE_BANK, N_LOGITS, Bank
 from snvrag.dataset import WindowBatches
 from snvrag.errors import InputError
 
-RATES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+RATES = (1.0, 2.0, 4.0, 8.0, 16.0)
 ERRORS = (0.0003, 0.003, 0.03)
 GRID: Bank = tuple(product(RATES, ERRORS))
 _MAF_EDGES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -32,8 +32,8 @@ _LEAST = 1e-4
 # Samples per batch that is looked at, and how many batches: fewer the larger the panel, to keep the
 # choice within seconds.
 _SAMPLES = 8
-_MOST_BATCHES, _LEAST_BATCHES = 24, 6
-_WORK = 24 * 480
+_MOST_BATCHES, _LEAST_BATCHES = 16, 4
+_WORK = 16 * 480
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ def test_the_prior_is_the_copying_models_own_answer():
     reference, queries, observed, cm, bp = case()
     found = Reference.of(reference, observed)
     features = torch.from_numpy(copying_evidence(found, queries[:, observed], cm, bp))
-    p = copying_probability(found, queries[:, observed], cm, bp)
+    p = copying_probability(found, queries[:, observed], cm, bp, bank=EVIDENCE_BANK)
     minor = np.where(found.minor_is_alt, p, 1 - p)[:, ~observed]
     prior = torch.sigmoid(prior_logit(features)).numpy()[:, ~observed]
     np.testing.assert_allclose(prior, minor, atol=1.5e-4)

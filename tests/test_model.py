@@ -14,6 +14,7 @@ from snvrag.model import (
     SiteEmbedding,
     allele_tokens,
     build_network,
+    prior_logit,
     to_sequence,
 )
 from snvrag.tokens import ALT, MASK, PAD, REF, SOS
