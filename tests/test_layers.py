@@ -42,6 +42,7 @@ ORDER = (
         "checkpoint",
         "calibration",
         "metrics",
+        "pairing",
         "evaluation",
     ),
     *("plots", "batch_plan", "dataset", "run_folder", "observer", "run_log"),
