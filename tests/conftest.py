@@ -59,6 +59,14 @@ def write_vcf(
     return path
 
 
+def write_panel_and_truth(folder: Path, alleles: np.ndarray, panel_haplotypes: int) -> None:
+    """``panel.h5`` of the first haplotypes, ``truth.vcf`` of the others as people T0, T1, …"""
+    write_vcf(folder / "panel.vcf", alleles[:panel_haplotypes], spacing=100)
+    convert(folder / "panel.vcf", folder / "panel.h5")
+    truth = write_vcf(folder / "truth.vcf", alleles[panel_haplotypes:], spacing=100)
+    truth.write_text(truth.read_text().replace("\tS", "\tT"))
+
+
 def mosaic(
     n_haplotypes: int, n_sites: int, *, founders: int = 6, seed: int = 0, switch_rate: float = 0.01
 ) -> np.ndarray:

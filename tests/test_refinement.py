@@ -8,7 +8,7 @@ import cyvcf2
 import numpy as np
 import pytest
 import torch
-from conftest import mosaic, write_vcf
+from conftest import mosaic, write_panel_and_truth, write_vcf
 
 from snvrag.checkpoint import load_weights, save_weights
 from snvrag.config import run_config
@@ -44,11 +44,7 @@ def case(tmp_path_factory):
     """A panel, a target, its truth, and an untrained and a trained run of each network."""
     folder = tmp_path_factory.mktemp("refined")
     alleles = mosaic(68, N_SITES, founders=8, switch_rate=0.004)
-    write_vcf(folder / "panel.vcf", alleles[:60], spacing=100)
-    convert(folder / "panel.vcf", folder / "panel.h5")
-    write_vcf(folder / "truth.vcf", alleles[60:], spacing=100)
-    text = (folder / "truth.vcf").read_text().replace("\tS", "\tT")
-    (folder / "truth.vcf").write_text(text)
+    write_panel_and_truth(folder, alleles, 60)
     write_target(folder / "target.vcf", alleles[60:], missing=[(3, 1), (4, 1), (9, 2)])
     short = {"epochs": 1, "batch_size": 10, "epoch_batches": 3, "warmup_steps": 1, **WINDOWS}
     for name, settings in (
