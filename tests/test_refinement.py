@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import cyvcf2
 import numpy as np
 import pytest
 import torch
-from conftest import mosaic, write_panel_and_truth, write_vcf
+from conftest import impute_and_measure, mosaic, write_panel_and_truth, write_vcf
 
 from snvrag.checkpoint import load_weights, save_weights
 from snvrag.config import run_config
@@ -196,3 +197,11 @@ def test_weights_survive_the_round_trip(case):
     with pytest.raises(MismatchError, match="other shape"):
         load_weights(build_network(other, 104), case / "light" / "model.safetensors")
     assert torch.isfinite(network.head.shift.weight).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.parametrize("name", ["light", "bert"])
+def test_the_estimate_covers_what_the_process_takes_with_a_network(case, tmp_path, name):
+    out = tmp_path / "out.vcf.gz"
+    estimate, peak = impute_and_measure(case / "target.vcf", case / "panel.h5", out, case / name)
+    assert peak < estimate < 1.8 * peak
