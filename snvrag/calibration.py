@@ -5,7 +5,7 @@ is ECE = Σ_b n_b / N · |mean predicted_b − mean observed_b| (Naeini et al. 2
 genotypes the mean of their own (classwise-ECE, Kull et al. 2019).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -127,7 +127,7 @@ class Reliability:
 
 
 class GenotypeReliability:
-    """Accumulates genotype probabilities and true genotypes, site by site."""
+    """Accumulates genotype probabilities and true genotypes, block by block."""
 
     def __init__(self) -> None:
         self._by_genotype = [Reliability() for _ in GENOTYPES]
@@ -137,36 +137,39 @@ class GenotypeReliability:
     def add(
         self,
         probability: NDArray[np.floating] | None,
-        source: str,
+        sources: Iterable[str],
         truth: NDArray[np.int8],
         ploidy: NDArray[np.int8],
         *,
-        flip: bool,
+        flip: NDArray[np.bool_],
     ) -> None:
-        """Add one site.
+        """Add m sites of n samples.
 
         Args:
-            probability: [n, 3] of 0, 1 and 2 ALT alleles; None where the record has none.
-            source: the field it came from.
-            truth: int8 [n], ALT alleles; negative is unknown.
-            ploidy: int8 [n], 1 or 2. A haploid genotype counts as the homozygous one of its allele
-                and never as het.
-            flip: whether REF is the panel's minor allele.
+            probability: [m, n, 3] of 0, 1 and 2 ALT alleles; None where a record has none.
+            sources: the fields that they came from.
+            truth: int8 [m, n], ALT alleles; negative is unknown.
+            ploidy: int8 [m, n], 1 or 2. A haploid genotype counts as the homozygous one of its
+                allele and never as het.
+            flip: bool [m]: whether REF is the panel's minor allele.
         """
         if probability is None or not self._complete:
             self._complete = False
             return
-        self._sources.add(source)
-        known = (truth >= 0) & ~np.isnan(probability).any(axis=1)
-        for number, reliability in enumerate(self._by_genotype):
-            for alleles in (1, 2):
-                # Number of minor alleles, out of ``alleles``, that makes this genotype.
-                minor, rest = divmod(number * alleles, 2)
-                if rest:
+        self._sources.update(sources)
+        known = (truth >= 0) & ~np.isnan(probability).any(axis=2)
+        for alleles in (1, 2):
+            for flipped in (False, True):
+                own = known & (ploidy == alleles) & (flip == flipped)[:, None]
+                if not own.any():
                     continue
-                alt = alleles - minor if flip else minor
-                own = known & (ploidy == alleles)
-                reliability.add(probability[own, alt], (truth[own] == alt).astype(np.float64))
+                for number, reliability in enumerate(self._by_genotype):
+                    # Number of minor alleles, out of ``alleles``, that makes this genotype.
+                    minor, rest = divmod(number * alleles, 2)
+                    if rest:
+                        continue
+                    alt = alleles - minor if flipped else minor
+                    reliability.add(probability[own, alt], (truth[own] == alt).astype(np.float64))
 
     def result(self) -> GenotypeCalibration | None:
         """The calibration; None where a record had no probabilities, or there was none."""

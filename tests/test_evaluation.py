@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,8 @@ def test_site_r2_matches_numpy():
     dosage = truth * 0.5 + generator.random((20, 15))
     truth[3] = 1.0
     dosage[4] = 0.7
-    found = per_site_r2(truth, dosage, np.ones((20, 15), dtype=bool))
+    sums = (truth, dosage, truth**2, dosage**2, truth * dosage)
+    found = per_site_r2(np.full(20, 15.0), *(x.sum(axis=1) for x in sums))
     assert np.isnan(found[3])
     assert found[4] == 0.0
     for row in (0, 1, 2, 5):
@@ -391,14 +393,21 @@ def test_the_figure_has_a_panel_for_each_question(small, monkeypatch):
     found = evaluate(imputed, small / "truth.vcf", small / "panel.h5", label="one")
     kept = []
     monkeypatch.setattr(plt, "close", kept.append)
-    plot_accuracy([found], small / "p.png")
+    plot_accuracy([found, replace(found, label="two")] * 3, small / "p.png")
     by_maf, by_quality, dosage, genotype = kept[0].axes
     assert by_maf.get_xscale() == "log"
     assert list(by_quality.lines[0].get_xdata()) == [pytest.approx(0.85)]
     assert list(dosage.lines[0].get_xdata()) == [b.predicted for b in found.calibration.bins]
-    assert [line.get_label().split(" (")[0] for line in genotype.lines[:3]] == [
-        *("one, hom major", "one, het", "one, hom minor")
+    for line, own in zip(genotype.lines, found.gp_calibration.genotypes.values(), strict=False):
+        assert list(line.get_ydata()) == [b.observed for b in own.bins]
+    assert [text.get_text() for text in genotype.get_legend().texts] == [
+        *("hom major", "het", "hom minor")
     ]
+    of_files = [by_quality.get_legend(), dosage.get_legend(), genotype.artists[0]]
+    ends = [["one", "two"] * 3] * 3
+    assert [[text.get_text().split(" (")[0] for text in x.texts] for x in of_files] == ends
+    for axes, legend in zip((by_quality, dosage, genotype), of_files, strict=True):
+        assert legend.get_window_extent().y1 < axes.get_window_extent().y0
     monkeypatch.undo()
     plt.close("all")
 

@@ -8,7 +8,7 @@ import sys
 import cyvcf2
 import numpy as np
 import pytest
-from conftest import mosaic, write_vcf
+from conftest import impute_and_measure, mosaic, write_vcf
 from helpers_vcf import bgzip, write_vcf_rows
 
 from snvrag import chunks, imputation
@@ -330,20 +330,9 @@ def test_the_estimate_covers_what_the_process_takes_and_not_much_more(case, tmp_
             fields[9:] = [fields[9 + i % 8] for i in range(samples)]
         wide.append("\t".join(fields))
     (tmp_path / "t.vcf").write_text("\n".join(wide) + "\n")
-    code = (
-        "import re, sys\nfrom pathlib import Path\nfrom snvrag import impute\n"
-        "r = impute(*map(Path, sys.argv[1:]))\n"
-        # Not ru_maxrss, which a child has from its parent.
-        "peak = re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())\n"
-        "print(r.estimated_memory, int(peak[1]) * 1024)"
-    )
-    words = [sys.executable, "-c", code, str(tmp_path / "t.vcf"), str(case / "panel.h5")]
     # Compiling the kernels, once per installation, takes memory of its own.
     for name in ("first.vcf.gz", "second.vcf.gz"):
-        done = subprocess.run(
-            [*words, str(tmp_path / name)], capture_output=True, text=True, check=True
-        )
-    estimate, peak = map(int, done.stdout.split())
+        estimate, peak = impute_and_measure(tmp_path / "t.vcf", case / "panel.h5", tmp_path / name)
     assert 0.9 * peak < estimate < 1.8 * peak
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import mosaic, write_vcf
+from conftest import mosaic, write_panel_and_truth
 from helpers_vcf import bgzip
 
 from snvrag import imputation, workdir
@@ -32,12 +32,8 @@ def case(tmp_path_factory):
     """A panel of 30 samples, a target of 3 others at every tenth site, and their truth."""
     folder = tmp_path_factory.mktemp("robust")
     alleles = mosaic(66, N_SITES, founders=8, switch_rate=0.002)
-    write_vcf(folder / "panel.vcf", alleles[:60], spacing=100)
-    convert(folder / "panel.vcf", folder / "panel.h5")
-    write_vcf(folder / "truth.vcf", alleles[60:], spacing=100)
-    text = (folder / "truth.vcf").read_text().replace("\tS", "\tT")
-    (folder / "truth.vcf").write_text(text)
-    lines = text.splitlines()
+    write_panel_and_truth(folder, alleles, 60)
+    lines = (folder / "truth.vcf").read_text().splitlines()
     kept = [x for i, x in enumerate(lines) if x.startswith("#") or i % 10 == 0]
     (folder / "target.vcf").write_text("\n".join(kept) + "\n")
     (folder / "target.vcf.gz").write_bytes(bgzip((folder / "target.vcf").read_bytes(), 900))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snvrag.cli.options import Common, with_common
+from snvrag.cli.options import Common, ReferencePanel, with_common
 from snvrag.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ def evaluate(
         list[Path],
         typer.Argument(metavar="IMPUTED… TRUTH", help="Imputed files, and last the truth."),
     ],
-    panel: Annotated[
-        Path, typer.Option("--reference", "-r", metavar="PANEL.h5", help="Reference panel.")
-    ],
+    panel: ReferencePanel,
     observed: Annotated[
         Path | None,
         typer.Option(

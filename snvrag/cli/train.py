@@ -14,6 +14,7 @@ from snvrag.cli.options import (
     RUNTIME,
     TRAINING,
     Common,
+    GeneticMapFile,
     MaxMemory,
     MaxSeqLen,
     Seed,
@@ -65,12 +66,7 @@ def train(
         Path | None,
         typer.Option("--index-dir", "-i", help="Index folder; default PANEL.h5.index/."),
     ] = None,
-    genetic_map: Annotated[
-        Path | None,
-        typer.Option(
-            "--map", help="Genetic map: PLINK, SHAPEIT, Eagle or Minimac4 form; without, 1 cM/Mb."
-        ),
-    ] = None,
+    genetic_map: GeneticMapFile = None,
     targets: Annotated[
         Path | None,
         typer.Option(

@@ -68,6 +68,12 @@ class DosageReader:
         """Close the file."""
         self._vcf.close()
 
+    def __enter__(self) -> "DosageReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __iter__(self) -> Iterator[DosageRecord]:
         number, place = 0, "the header"
         try:
