@@ -42,7 +42,7 @@ _RNG_CUDA = "rng.cuda"
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write all parameters to ``path``, atomically."""
     with atomic_file(path) as temporary:
-        _save({k: v.detach().cpu() for k, v in model.state_dict().items()}, temporary)
+        _save(_weight_tensors(model), temporary)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -73,10 +73,11 @@ def save_checkpoint(
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{int(state['step']):08d}"
     with atomic_folder(path) as temporary:
-        save_weights(model, temporary / WEIGHTS)
+        _save(_weight_tensors(model), temporary / WEIGHTS)
         _save(_optimizer_tensors(optimizer) | _rng_tensors(), temporary / OPTIMIZER)
         header = {"format_name": STATE_FORMAT, "format_version": FORMAT_VERSION}
-        write_json(temporary / STATE, header | dict(state))
+        # The folder as a whole is waited for.
+        write_json(temporary / STATE, header | dict(state), durable=False)
     # Later steps are what a resume passed over as damaged: they are no longer of this run.
     later = [p for p in folder.glob("step-*") if p.name > path.name]
     for old in later + [p for p in checkpoints(folder) if p not in later][:-_KEEP]:
@@ -180,6 +181,10 @@ def agree_on_checkpoint(run: Path, folder: str, ranks: Ranks) -> Checkpoint | No
         logger.warning("%s: no complete checkpoint to resume, starting afresh", run)
         return None
     return found or Checkpoint.read(run / folder / name)
+
+
+def _weight_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu() for name, value in model.state_dict().items()}
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

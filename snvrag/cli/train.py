@@ -130,7 +130,8 @@ def train(
         float | None,
         typer.Option(
             "--genotype-weight",
-            help="Weight of the phased genotypes' loss.",
+            help="Weight of the phased genotypes' loss; with --gamma only does it differ from "
+            "that of haplotypes.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -234,7 +235,9 @@ def train(
     validation_fraction: Annotated[
         float | None,
         typer.Option(
-            "--validation-fraction", help="Share of samples held out.", rich_help_panel=TRAINING
+            "--validation-fraction",
+            help="Share of samples held out, without --validation.",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     validation_batch: Annotated[
@@ -368,6 +371,8 @@ def _train_settings(given: Mapping[str, Any], note: Any) -> tuple[dict[str, Any]
 
 def _options_over_toml(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
     options = {**given, "threads": given["common"].threads}
+    if None not in (options["window_size"], options["old_window_size"]):
+        raise UsageError("--window_size: is the old name of --window-size", "give one of the two")
     if options["window_size"] is None:
         options["window_size"] = options["old_window_size"]
     for name, example in _LISTS.items():
@@ -393,6 +398,12 @@ def _options_over_toml(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
         raise UsageError(
             f"--sites-share {chosen['sites_share']}: no sites are listed",
             "leave it out, or add --array-sites",
+        )
+    if "validation_fraction" in chosen and "validation" in chosen:
+        raise UsageError(
+            f"--validation-fraction {chosen['validation_fraction']}: --validation names who is "
+            "validated on",
+            "give one of the two",
         )
     return chosen
 
