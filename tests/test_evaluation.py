@@ -294,7 +294,8 @@ def test_quality_scores_are_held_to_the_true_r2():
     quality = generator.random(500)
     r2 = np.clip(quality + generator.normal(0, 0.1, 500), 0, 1)
     quality[:5], r2[5:9] = np.nan, np.nan
-    found = quality_accuracy(quality, r2)
+    maf = np.concatenate([[0.0, 0.05], generator.uniform(0.001, 0.5, 498)])
+    found = quality_accuracy(quality, r2, maf)
     both = ~(np.isnan(quality) | np.isnan(r2))
     assert found.n_sites == 491 == sum(b.n_sites for b in found.bins)
     assert found.correlation == pytest.approx(np.corrcoef(quality[both], r2[both])[0, 1])
@@ -303,10 +304,30 @@ def test_quality_scores_are_held_to_the_true_r2():
     (group,) = [b for b in found.bins if b.low == 0.8]
     assert group.n_sites == inside.sum()
     assert group.mean_site_r2 == pytest.approx(r2[inside].mean())
-    assert quality_accuracy(np.full(3, np.nan), np.ones(3)) is None
-    assert np.isnan(quality_accuracy(np.ones(3), np.array([0.1, 0.2, 0.3])).correlation)
-    ends = quality_accuracy(np.array([0.0, 1.0, 1.2]), np.array([0.0, 1.0, 1.0]))
+    assert found.rms_difference == pytest.approx(np.sqrt(((quality - r2)[both] ** 2).mean()))
+    assert np.sum(found.scatter) == 491
+    cell = both & (quality >= 0.6) & (quality < 0.65) & (r2 >= 0.7) & (r2 < 0.75)
+    assert found.scatter[12][14] == cell.sum() > 0
+    assert [(g.low, g.high) for g in found.by_frequency] == [(0, 0.005), (0.005, 0.05), (0.05, 0.5)]
+    low = both & (maf > 0.005) & (maf <= 0.05)
+    group = found.by_frequency[1]
+    assert group.n_sites == low.sum()
+    assert group.correlation == pytest.approx(np.corrcoef(quality[low], r2[low])[0, 1])
+    assert group.mean_difference == pytest.approx((quality - r2)[low].mean())
+
+
+def test_quality_of_few_sites_and_at_the_ends():
+    from snvrag.calibration import quality_accuracy
+
+    maf = np.array([0.0, 0.05, 0.3])
+    assert quality_accuracy(np.full(3, np.nan), np.ones(3), maf) is None
+    assert np.isnan(quality_accuracy(np.ones(3), np.array([0.1, 0.2, 0.3]), maf).correlation)
+    ends = quality_accuracy(np.array([0.0, 1.0, 1.2]), np.array([0.0, 1.0, 1.0]), maf)
     assert [b.n_sites for b in ends.bins] == [1, 0, 0, 0, 0, 0, 2]
+    # Sites monomorphic in the panel are of no group; 0.05 belongs to the one that ends there.
+    assert [g.n_sites for g in ends.by_frequency] == [0, 1, 1]
+    assert np.isnan(ends.by_frequency[0].mean_difference)
+    assert (ends.scatter[0][0], ends.scatter[19][19]) == (1, 2)
 
 
 def test_dosages_that_are_none_and_files_without_samples_are_errors(small):
