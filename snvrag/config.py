@@ -4,10 +4,8 @@ Defaults stand here once: the command line, the library, ``snvrag.toml`` and the
 """
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from snvrag.errors import InputError, UsageError
@@ -20,8 +18,6 @@ DEFAULT_MIN_OVERLAP = 0.1
 DEFAULT_IMPUTE_MEMORY = 2 * 2**30
 """Bytes that ``impute`` may take."""
 SOS_TOKENS = 1
-TOML_NAME = "snvrag.toml"
-_MAX_TOML_BYTES = 1 << 20
 
 
 def _require(condition: bool, message: str, hint: str | None = None) -> None:
@@ -411,34 +407,6 @@ def run_config_from_json(data: Mapping[str, Any], where: str) -> RunConfig:
             raise InputError(f"{where}: section {name!r} is not a table")
         built[name] = from_mapping(cls, section, f"{where}, section {name}")
     return RunConfig(**built)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a ``snvrag.toml``: the keys of ``snvrag train``'s options, under ``[train]``.
-
-    Raises:
-        InputError: the file is unreadable, too large, not TOML, or has another top-level table.
-    """
-    try:
-        if path.stat().st_size > _MAX_TOML_BYTES:
-            raise InputError(
-                f"{path}: larger than the {_MAX_TOML_BYTES:,} bytes a setting file may have"
-            )
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(
-            f"{path}: is not valid TOML ({error})", "see README, 'snvrag.toml'"
-        ) from error
-    extra = set(data) - {"train"}
-    if extra or not isinstance(data.get("train", {}), dict):
-        raise InputError(
-            f"{path}: {sorted(extra)[0] if extra else 'train'!r} is not understood",
-            "settings stand in one table named [train]",
-        )
-    settings: dict[str, Any] = data.get("train", {})
-    return settings
 
 
 def run_config(

@@ -22,7 +22,8 @@ from snvrag.cli.options import (
     parse_memory,
     with_common,
 )
-from snvrag.config import DEFAULT_LOG_EVERY, TOML_NAME, checked, read_toml, run_config
+from snvrag.cli.toml import TOML_NAME, read_toml
+from snvrag.config import DEFAULT_LOG_EVERY, checked, run_config
 from snvrag.errors import InputError, RankError, SnvragError, UsageError
 
 if TYPE_CHECKING:
