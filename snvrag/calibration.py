@@ -12,10 +12,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from snvrag.dosage import BIN_EDGES, frequency_bin
+
 GENOTYPES = ("hom_major", "het", "hom_minor")
 _BINS = 20
 # Where users cut: 0.3 and 0.8 are the usual thresholds.
 QUALITY_EDGES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
+# Rare, low-frequency and common variants: edges of bins of :data:`BIN_EDGES`.
+FREQUENCY_EDGES = (0.0, 0.005, 0.05, 0.5)
 _CONSTANT = 1e-12
 
 
@@ -64,6 +68,18 @@ class QualityBin:
 
 
 @dataclass(frozen=True, slots=True)
+class QualityByFrequency:
+    """The same comparison at sites whose minor-allele frequency in the panel is in (low, high]."""
+
+    low: float
+    high: float
+    n_sites: int
+    correlation: float
+    mean_difference: float
+    """Both NaN without sites."""
+
+
+@dataclass(frozen=True, slots=True)
 class QualityAccuracy:
     """A file's INFO/DR2 (or R2) against the r² that the truth gives, over polymorphic sites."""
 
@@ -72,7 +88,12 @@ class QualityAccuracy:
     """Pearson's, over sites; NaN where either is constant."""
     mean_difference: float
     """Mean of score minus true r²: above 0 promises too much."""
+    rms_difference: float
     bins: list[QualityBin]
+    by_frequency: list[QualityByFrequency]
+    """By :data:`FREQUENCY_EDGES`: rare, low, common."""
+    scatter: list[list[int]]
+    """Sites by score (outer) and true r² (inner), in 20 equal bins from 0 to 1 each."""
 
 
 @dataclass(slots=True)
@@ -184,23 +205,48 @@ class GenotypeReliability:
 
 
 def quality_accuracy(
-    quality: NDArray[np.float64], r2: NDArray[np.float64]
+    quality: NDArray[np.float64], r2: NDArray[np.float64], maf: NDArray[np.float64]
 ) -> QualityAccuracy | None:
     """Compare quality scores with true r², both [sites]; NaN is left out.
 
-    Returns None where no site has both.
+    Args:
+        quality: [sites] scores of the file.
+        r2: [sites] squared correlation of true and imputed dosage.
+        maf: [sites] minor-allele frequencies in the panel.
+
+    Returns:
+        The comparison; None where no site has both.
     """
     both = ~(np.isnan(quality) | np.isnan(r2))
     if not both.any():
         return None
-    x, y = quality[both], r2[both]
-    varies = x.var() > _CONSTANT and y.var() > _CONSTANT
+    x, y, frequency = quality[both], r2[both], maf[both]
+    groups, place = [], frequency_bin(frequency)
+    for low, high in pairwise(FREQUENCY_EDGES):
+        own = (place >= BIN_EDGES.index(low)) & (place < BIN_EDGES.index(high))
+        groups.append(QualityByFrequency(low, high, int(own.sum()), *_agreement(x[own], y[own])))
+    counts, _, _ = np.histogram2d(
+        x.clip(0.0, 1.0), y.clip(0.0, 1.0), bins=_BINS, range=((0, 1), (0, 1))
+    )
+    correlation, difference = _agreement(x, y)
     return QualityAccuracy(
         n_sites=len(x),
-        correlation=float(np.corrcoef(x, y)[0, 1]) if varies else float("nan"),
-        mean_difference=float((x - y).mean()),
+        correlation=correlation,
+        mean_difference=difference,
+        rms_difference=float(np.sqrt(((x - y) ** 2).mean())),
         bins=_quality_bins(x, y),
+        by_frequency=groups,
+        scatter=counts.astype(int).tolist(),
     )
+
+
+def _agreement(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+    """Correlation and mean difference."""
+    if not len(x):
+        return float("nan"), float("nan")
+    varies = x.var() > _CONSTANT and y.var() > _CONSTANT
+    correlation = float(np.corrcoef(x, y)[0, 1]) if varies else float("nan")
+    return correlation, float((x - y).mean())
 
 
 def _quality_bins(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[QualityBin]:

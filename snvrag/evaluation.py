@@ -253,7 +253,7 @@ class _Sums:
             samples=[_sample(name, own) for name, own in zip(samples, per_sample, strict=True)],
             calibration=self._calibration.result(),
             gp_calibration=self._genotypes.result(),
-            quality=quality_accuracy(quality, r2),
+            quality=quality_accuracy(quality, r2, minor_allele_frequency(af[rows])),
             sites=SiteAccuracy(
                 sites.take(rows),
                 minor_allele_frequency(af[rows]),

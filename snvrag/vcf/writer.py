@@ -27,8 +27,10 @@ _MIN_SHIFT, _DEPTH = 14, 5
 _MAX_TBI_POSITION = 1 << 29
 
 DR2_TEXT = (
-    "Estimated squared correlation of imputed and true dosage: var(HDS)/(p(1-p)) over all "
-    "haplotypes, p = mean HDS, 0 if monomorphic (Minimac4's R2)"
+    "Expected squared correlation of HDS and the true ALT alleles of these haplotypes, where the "
+    "true alleles vary: E[cov^2]/(var(HDS)E[var(true)]), alleles independent with P(ALT) = HDS; 0 "
+    "if HDS is constant. For many carriers var(HDS)/(p(1-p)), p = mean HDS, as in Beagle and "
+    "Minimac4"
 )
 HEADER = (
     '##INFO=<ID=AF,Number=A,Type=Float,Description="Estimated ALT allele frequency: mean HDS">',
