@@ -81,7 +81,7 @@ class QualityByFrequency:
 
 @dataclass(frozen=True, slots=True)
 class QualityAccuracy:
-    """A file's INFO/DR2 (or R2) against the r² that the truth gives, over polymorphic sites."""
+    """A file's INFO/CR2 (else DR2, R2) against the truth's r², over polymorphic sites."""
 
     n_sites: int
     correlation: float

@@ -104,8 +104,8 @@ def estimated_frequency(hds: NDArray[np.floating]) -> NDArray[np.float64]:
 def variance_ratio(hds: NDArray[np.floating]) -> NDArray[np.float64]:
     """var(HDS) / (p (1 - p)), p = mean HDS; 0 where HDS is constant.
 
-    Minimac4's R2 and Beagle 5's DR2: the expected squared correlation in a cohort so large that
-    the true alleles vary as much as the probabilities say.
+    INFO/DR2, as Minimac4's R2 and Beagle 5's DR2: the expected squared correlation in a cohort so
+    large that the true alleles vary as much as the probabilities say.
 
     Args:
         hds: P(ALT) per haplotype [n, H].
@@ -118,7 +118,7 @@ def variance_ratio(hds: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def estimated_r2(hds: NDArray[np.floating]) -> NDArray[np.float64]:
-    """INFO/DR2: the expected squared correlation of HDS and the true alleles of these haplotypes.
+    """INFO/CR2: the expected squared correlation of HDS and the true alleles of these haplotypes.
 
     E[cov²] / (var(HDS) E[var(true)]) for alleles that are independent draws with P(ALT) = HDS.
     With u = HDS (1 - HDS) and squared deviations c = (HDS - p)²,

@@ -74,7 +74,7 @@ class SiteAccuracy:
     r2: NDArray[np.float64]
     """NaN where the truth is monomorphic."""
     quality: NDArray[np.float64]
-    """INFO/DR2 or R2 of the file; NaN where there is none."""
+    """INFO/CR2, DR2 or R2 of the file; NaN where there is none."""
     concordance: NDArray[np.float64]
 
 
@@ -93,7 +93,7 @@ class Evaluation:
     gp_calibration: GenotypeCalibration | None
     """Of genotype probabilities; None where the file has neither GP nor HDS."""
     quality: QualityAccuracy | None
-    """INFO/DR2 or R2 against true r²; None where the file has none."""
+    """INFO/CR2, DR2 or R2 against true r²; None where the file has none."""
     sites: SiteAccuracy
 
     def as_json(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from snvrag.copying import (
     copying_probability,
     set_threads,
 )
-from snvrag.dosage import estimated_frequency, estimated_r2
+from snvrag.dosage import estimated_frequency, estimated_r2, variance_ratio
 from snvrag.errors import UsageError
 from snvrag.genetic_map import GeneticMap
 from snvrag.networks import ChosenNetwork, Refines
@@ -437,6 +437,7 @@ def _blocks(
             hds=hds[rows],
             imputed=~typed[rows],
             af=estimated_frequency(hds[rows]),
-            dr2=estimated_r2(hds[rows]),
+            dr2=variance_ratio(hds[rows]),
+            cr2=estimated_r2(hds[rows]),
         )
         yield (end - chunk.start) / n_sites, block

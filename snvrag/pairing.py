@@ -35,7 +35,7 @@ class PairedBlock:
     ploidy: NDArray[np.int8]
     """int8 [m, n], 1 or 2."""
     quality: NDArray[np.float64]
-    """float64 [m]: INFO/DR2 or R2; NaN where there is none."""
+    """float64 [m]: INFO/CR2, DR2 or R2; NaN where there is none."""
     probability: NDArray[np.float32] | None
     """float32 [m, n, 3]: of 0, 1 and 2 ALT alleles; None where a record has none."""
     probability_sources: frozenset[str]

@@ -1,4 +1,4 @@
-"""INFO/DR2: an expectation, held to the expectation itself."""
+"""INFO/CR2: an expectation, held to the expectation itself."""
 
 from itertools import product
 
@@ -30,7 +30,7 @@ def expectations(hds):
         ([1.0, 0.99, 0.5, 1.0, 1.0, 1.0, 0.97, 1.0], 0.02),
     ],
 )
-def test_dr2_is_the_expected_squared_correlation(hds, tolerance):
+def test_cr2_is_the_expected_squared_correlation(hds, tolerance):
     """Exactly the ratio of expectations, and near to the expectation of the ratio."""
     ratio, expected = expectations(hds)
     found = estimated_r2(np.array([hds]))[0]
@@ -39,7 +39,7 @@ def test_dr2_is_the_expected_squared_correlation(hds, tolerance):
     assert found >= variance_ratio(np.array([hds]))[0]
 
 
-def test_dr2_of_known_of_constant_and_of_two_haplotypes():
+def test_cr2_of_known_of_constant_and_of_two_haplotypes():
     hds = np.array([[0.0, 1.0, 1.0, 0.0], [0.5] * 4, [0.1] * 4, [0.0] * 4, [1.0] * 4])
     for formula in (estimated_r2, variance_ratio):
         np.testing.assert_array_equal(formula(hds), [1, 0, 0, 0, 0])
@@ -51,7 +51,7 @@ def test_dr2_of_known_of_constant_and_of_two_haplotypes():
     assert estimated_r2(pair[:, :1]).tolist() == [0, 0, 0]
 
 
-def test_dr2_counts_both_alleles_alike_and_tends_to_the_variance_ratio():
+def test_cr2_counts_both_alleles_alike_and_tends_to_the_variance_ratio():
     generator = np.random.default_rng(3)
     hds = generator.beta(0.1, 0.6, (20, 30))
     np.testing.assert_allclose(estimated_r2(hds), estimated_r2(1 - hds), atol=1e-12)

@@ -430,8 +430,9 @@ def test_the_header_says_how_every_figure_was_made(case, tmp_path):
         for line in text.splitlines()
         if (found := re.match(r"##(?:INFO|FORMAT)=<ID=(\w+)", line))
     }
-    assert set(header) == {"AF", "DR2", "IMP", "GT", "DS", "GP", "HDS"}
-    assert "E[cov^2]/(var(HDS)E[var(true)])" in header["DR2"]
+    assert set(header) == {"AF", "DR2", "CR2", "IMP", "GT", "DS", "GP", "HDS"}
+    assert "E[cov^2]/(var(HDS)E[var(true)])" in header["CR2"]
+    assert "var(HDS)/(p(1-p))" in header["DR2"]
     assert "(1-p)(1-q), p(1-q)+q(1-p), pq" in header["GP"]
     assert re.search(r"^##snvrag_panel=panel\.h5 digest [0-9a-f]{64}$", text, re.MULTILINE)
 

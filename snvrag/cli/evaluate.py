@@ -41,7 +41,7 @@ def evaluate(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", help="PNG: r² by MAF, DR2 against r², calibration."),
+        typer.Option("--plot", help="PNG: r² by MAF, CR2 or DR2 against r², calibration."),
     ] = None,
     common: Common,
 ) -> None:
@@ -134,7 +134,7 @@ def _present(terminal: "Terminal", evaluation: "Evaluation") -> None:
 def _present_quality(terminal: "Terminal", evaluation: "Evaluation") -> None:
     quality = evaluation.quality
     if quality is None:
-        terminal.result("the file has no INFO/DR2 or R2 to compare with true r²")
+        terminal.result("the file has no INFO/CR2, DR2 or R2 to compare with true r²")
         return
     from snvrag.calibration import occupied
 
@@ -143,11 +143,11 @@ def _present_quality(terminal: "Terminal", evaluation: "Evaluation") -> None:
         for b in occupied(quality.bins)
     ]
     title = (
-        f"INFO/DR2 or R2 against true r²: correlation {_figure(quality.correlation)}, "
+        f"INFO/CR2, DR2 or R2 against true r²: correlation {_figure(quality.correlation)}, "
         f"mean difference {quality.mean_difference:+.4f}, {quality.n_sites:,} sites"
     )
     terminal.result(title)
-    terminal.table(["DR2", "sites", "mean DR2", "mean true r²"], rows)
+    terminal.table(["quality", "sites", "mean", "mean true r²"], rows)
 
 
 def _present_calibration(terminal: "Terminal", evaluation: "Evaluation") -> None:

@@ -35,7 +35,7 @@ class DosageRecord:
     imputed: bool | None
     """Whether the record says it was imputed; None where the file has no such flag."""
     quality: float
-    """INFO/DR2, else R2 or INFO; NaN where there is none."""
+    """INFO/CR2, else DR2, R2 or INFO; NaN where there is none."""
 
 
 class DosageReader:
@@ -195,7 +195,7 @@ def _sum_present(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _quality(record: Any) -> float:
-    for name in ("DR2", "R2", "INFO"):
+    for name in ("CR2", "DR2", "R2", "INFO"):
         value = record.INFO.get(name)
         if value is not None:
             return float(value[0] if isinstance(value, tuple) else value)
