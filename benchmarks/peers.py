@@ -11,8 +11,9 @@ CPU seconds are shown too); its panel is converted beforehand, as Minimac4's is 
 
 With ``--confidence`` the table tells what probabilities and quality scores are worth: expected
 calibration error of dosages and genotypes, and the file's own estimate (CR2, DR2 or R2) against
-true r² at masked sites that vary in the truth. Two more columns part tool from formula: the correlation when each
-tool's own haplotype dosages are scored by Minimac4's and Beagle's formula, and by snvrag's.
+true r² at masked sites that vary in the truth. Two more columns part tool from formula: the
+correlation when each tool's own haplotype dosages are scored by Minimac4's and Beagle's formula,
+and by snvrag's.
 """
 
 import argparse
