@@ -294,6 +294,9 @@ def load_run(path: Path) -> TrainedRun:
         InputError: the folder's files are absent, damaged or of another format version.
         MismatchError: the weights are not of the network that its ``config.json`` describes.
     """
+    if not (path / CONFIG).is_file():
+        what = f"holds no {CONFIG}" if path.is_dir() else "no such run folder"
+        raise InputError(f"{path}: {what}", "give a folder that snvrag train wrote")
     identity = read_json(path / CONFIG)
     found = (identity.get("format_name"), identity.get("format_version"))
     if found != (RUN_FORMAT, RUN_VERSION):
