@@ -5,6 +5,7 @@ minor-allele frequency, closed on the right. The definitions are those of GLIMPS
 (without ``--use-alt-af``): counting ALT instead inflates the rare bins.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -23,12 +24,14 @@ from snvrag.calibration import (
     quality_accuracy,
 )
 from snvrag.dosage import BIN_EDGES, PooledR2, frequency_bin, minor_allele_frequency
-from snvrag.errors import UsageError
+from snvrag.errors import InputError, UsageError
 from snvrag.pairing import NotInStepError, PairedBlock, paired_blocks
 from snvrag.panel import Panel
 from snvrag.provenance import Progress
 from snvrag.sites import SiteTable, plain_chromosome
 from snvrag.vcf import DosageReader, read_sites
+
+logger = logging.getLogger(__name__)
 
 _CONSTANT = 1e-9
 
@@ -144,7 +147,7 @@ def evaluate(
         sites = opened.sites
         # Counted, not looked up: the bins are of the panel's genotypes.
         af = opened.ac / np.maximum(opened.an, 1)
-    measured = None if observed is None else _measured(sites, read_sites(observed))
+    measured = None if observed is None else _measured(observed, sites)
     # Once more only for files whose records are in another order than the panel's.
     for whole in (False, True):
         with DosageReader(imputed) as reader, DosageReader(truth) as true:
@@ -161,18 +164,31 @@ def evaluate(
                     sums.add(block, af[block.rows])
             except NotInStepError:
                 continue
+            if not sums.n_genotypes:
+                raise InputError(
+                    f"{truth}: all genotypes at the masked sites are missing",
+                    "give the true genotypes of the imputed samples",
+                )
             return sums.result(label or imputed.name, reader.samples, sites, af)
     raise AssertionError("records in any order were refused")
 
 
-def _measured(sites: SiteTable, observed: SiteTable) -> NDArray[np.bool_]:
+def _measured(path: Path, sites: SiteTable) -> NDArray[np.bool_]:
     """Which panel sites lie at an observed position: bool [panel sites]."""
+    observed = read_sites(path)
     found = np.zeros(len(sites), dtype=bool)
     names, number = np.unique(observed.chrom, return_inverse=True)
     plain = np.array([plain_chromosome(name) for name in names.tolist()])[number]
     for name, first, last in sites.chromosomes():
         positions = observed.pos[plain == plain_chromosome(name)]
         found[first:last] = np.isin(sites.pos[first:last], positions)
+    if found.all():
+        raise InputError(
+            f"{path}: names every site of the panel, so none is left to score",
+            "name only what was measured, such as the array's sites",
+        )
+    if not found.any():
+        logger.warning("%s: names no site of the panel: all are scored", path)
     return found
 
 
@@ -194,6 +210,11 @@ class _Sums:
         self._r2: list[NDArray[np.float64]] = []
         self._quality: list[NDArray[np.float64]] = []
         self._concordance: list[NDArray[np.float64]] = []
+
+    @property
+    def n_genotypes(self) -> int:
+        """Known true genotypes so far."""
+        return int(self._bins["n"].sum())
 
     def add(self, block: PairedBlock, af: NDArray[np.float64]) -> None:
         """Add m sites, whose ALT frequency in the panel is ``af`` [m]."""

@@ -17,6 +17,8 @@ _EVERY = 256
 _BLOCK_GENOTYPES = 1 << 17
 # What rounding of DS to three decimals can add.
 _DOSAGE_SLACK = 0.0011
+# Of products of haplotype dosages, which carry that error too.
+_PROBABILITY_SLACK = 0.005
 _Genotypes = NDArray[np.int8]
 
 
@@ -98,7 +100,7 @@ def paired_blocks(
                 f"{imputed.source}: has more than one record {name}",
                 "bcftools norm --rm-dup exact leaves one",
             )
-        _check_dosage(imputed.source, name, record.dosage, record.ploidy)
+        _check_values(imputed.source, name, record)
         known = true.find(first, row)
         if known is None:
             continue
@@ -229,20 +231,29 @@ def _common_ploidy(
     return ploidy
 
 
-def _check_dosage(
-    source: Path, name: str, dosage: NDArray[np.float32], ploidy: NDArray[np.int8]
-) -> None:
+def _check_values(source: Path, name: str, record: DosageRecord) -> None:
+    dosage, probability = record.dosage, record.probability
     if np.isnan(dosage).any():
         raise InputError(
             f"{source}: record {name} has a missing dosage", "impute it, or leave the record out"
         )
-    most = np.where(ploidy > 0, ploidy, 2)
+    most = np.where(record.ploidy > 0, record.ploidy, 2)
     wrong = (dosage < -_DOSAGE_SLACK) | (dosage > most + _DOSAGE_SLACK)
     if wrong.any():
         worst = int(wrong.argmax())
         raise InputError(
             f"{source}: record {name} has dosage {dosage[worst]:g}, outside 0 to {most[worst]}",
             "DS must count ALT alleles",
+        )
+    if probability is None:
+        return
+    # Missing ones compare as neither.
+    beyond = (probability < -_PROBABILITY_SLACK) | (probability > 1 + _PROBABILITY_SLACK)
+    if beyond.any():
+        raise InputError(
+            f"{source}: record {name} has genotype probability {probability[beyond][0]:g}, outside "
+            "0 to 1",
+            "GP and HDS must hold probabilities, not their logarithms",
         )
 
 
@@ -259,18 +270,20 @@ def _check_complete(
     chromosomes = [
         (plain_chromosome(name), bool(seen[a:b].any())) for name, a, b in sites.chromosomes()
     ]
+    others = sum(reader.not_biallelic for reader in (imputed, truth))
+    passed_over = f"; {others:,} records without just one ALT were passed over" * (others > 0)
     if not seen.any():
         raise InputError(
             f"{truth.source}: holds no panel site that was imputed (contigs: "
             f"{', '.join(truth.contigs) or 'none named'} in the truth, "
-            f"{', '.join(name for name, _ in chromosomes)} in the panel)",
+            f"{', '.join(name for name, _ in chromosomes)} in the panel{passed_over})",
             "check that truth and panel are of one build and chromosome, and --observed",
         )
     if not paired.any():
         raise InputError(
             f"{imputed.source}: no masked site is both in the truth and in the panel (contigs: "
             f"{', '.join(name for name, found in chromosomes if found)} in truth and panel, "
-            f"{', '.join(imputed.contigs) or 'none named'} in the imputed file)",
+            f"{', '.join(imputed.contigs) or 'none named'} in the imputed file{passed_over})",
             "check that imputed file, truth and panel are of one build and chromosome",
         )
     lacking = np.flatnonzero(seen & ~paired)
