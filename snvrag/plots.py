@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _MARKERS = "osD^vPX*"
 _DASHES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
 _LOWEST_MAF = 0.001
+# More would be one blot.
+_MOST_POINTS = 2_000
 # Frequent minor alleles are dark, so that the eye orders the lines.
 _RARE_TO_COMMON = (0.95, 0.12)
 Row = Mapping[str, float | int]
@@ -80,6 +82,7 @@ def plot_accuracy(evaluations: Sequence["Evaluation"], path: Path) -> None:
             text = f"{label} (correlation {evaluation.quality.correlation:.2f})"
             means = [b.mean_quality for b in held], [b.mean_site_r2 for b in held]
             by_quality.plot(*means, label=text, **style)
+            _scatter(by_quality, evaluation, f"C{number}")
         text = f"{label} (ECE {evaluation.calibration.ece:.4f})"
         dosage.plot(*_reliability(evaluation.calibration), label=text, **style)
         if evaluation.gp_calibration is not None:
@@ -88,7 +91,7 @@ def plot_accuracy(evaluations: Sequence["Evaluation"], path: Path) -> None:
                 text = f"{label} (ECE {found.ece:.4f})" if dashes == _DASHES[0] else ""
                 genotype.plot(*_reliability(own), label=text, linestyle=dashes, **style)
     _finish_frequency(by_maf)
-    _finish_square(by_quality, "INFO/DR2 or R2 of the file", "mean true r² of the sites")
+    _finish_square(by_quality, "INFO/DR2 or R2 of the file", "true r²: sites, and their mean")
     _finish_square(dosage, "imputed dosage / 2, minor allele", "mean true dosage / 2")
     _finish_square(genotype, "genotype probability", "share with that genotype")
     if any(evaluation.gp_calibration is not None for evaluation in evaluations):
@@ -100,6 +103,14 @@ def plot_accuracy(evaluations: Sequence["Evaluation"], path: Path) -> None:
 def _reliability(calibration: "Calibration") -> tuple[list[float], list[float]]:
     bins = calibration.bins
     return [b.predicted for b in bins], [b.observed for b in bins]
+
+
+def _scatter(axes: Any, evaluation: "Evaluation", color: str) -> None:
+    """Sites of one file, evenly thinned, behind the lines."""
+    x, y = evaluation.sites.quality, evaluation.sites.r2
+    both = np.flatnonzero(~(np.isnan(x) | np.isnan(y)))
+    shown = both[:: -(-len(both) // _MOST_POINTS)]
+    axes.scatter(x[shown], y[shown], s=5, color=color, alpha=0.15, linewidths=0, zorder=1)
 
 
 def _finish_frequency(axes: Any) -> None:

@@ -394,6 +394,8 @@ def test_the_command_shows_calibration_and_quality(small, capsys):
     data = json.loads(capsys.readouterr().out)
     assert data["quality"]["correlation"] is None
     assert data["quality"]["n_sites"] == 3
+    assert [g["n_sites"] for g in data["quality"]["by_frequency"]] == [0, 0, 3]
+    assert np.sum(data["quality"]["scatter"]) == 3
     assert set(data["gp_calibration"]["genotypes"]) == {"hom_major", "het", "hom_minor"}
     assert set(data["calibration"][0]) == {"predicted", "observed", "n"}
     assert 0 < data["ece"] < 0.2
@@ -418,6 +420,9 @@ def test_the_figure_has_a_panel_for_each_question(small, monkeypatch):
     by_maf, by_quality, dosage, genotype = kept[0].axes
     assert by_maf.get_xscale() == "log"
     assert list(by_quality.lines[0].get_xdata()) == [pytest.approx(0.85)]
+    sites = by_quality.collections[0].get_offsets()
+    both = ~np.isnan(found.sites.r2)
+    np.testing.assert_allclose(sites, np.c_[found.sites.quality, found.sites.r2][both])
     assert list(dosage.lines[0].get_xdata()) == [b.predicted for b in found.calibration.bins]
     for line, own in zip(genotype.lines, found.gp_calibration.genotypes.values(), strict=False):
         assert list(line.get_ydata()) == [b.observed for b in own.bins]
