@@ -1,5 +1,6 @@
 """The command ``train``: its options, and where settings come from when no panel is given."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -337,7 +338,9 @@ def _present(terminal: "Terminal", report: "TrainReport") -> None:
     """Print what a training run came to."""
     if report.already_finished:
         terminal.note(f"{report.output}: this run is finished; nothing was left to do")
-    best = report.best
+    best, first_step = report.best, report.first_step_seconds
+    # A resumed run may have had no step left to take.
+    after = "" if math.isnan(first_step) else f" (first step after {first_step:.1f} s)"
     facts = {
         "epochs": f"{report.epochs}{' (stopped early)' if report.stopped_early else ''}, best "
         f"{report.best_epoch}",
@@ -345,7 +348,7 @@ def _present(terminal: "Terminal", report: "TrainReport") -> None:
         "held-out accuracy": f"{best['val_accuracy']:.4f} (copying {best['copying_accuracy']:.4f})",
         "held-out dosage r²": f"{best['val_r2']:.4f} (copying {best['copying_r2']:.4f})",
         "indexes built": report.jit_builds,
-        "time": f"{report.seconds:.1f} s (first step after {report.first_step_seconds:.1f} s)",
+        "time": f"{report.seconds:.1f} s{after}",
     }
     following = f"snvrag verify {report.index_dir}/"
     terminal.summary(f"wrote {report.output}/", facts, following)
