@@ -219,7 +219,7 @@ def header(*, confidence: bool) -> str:
         names = ("ECE DS", "ECE GP", "r", "rare", "low", "common", "diff", "rms", *FORMULAS)
         return " ".join([begin, *(f"{name:>6}" for name in names)])
     edges = " ".join(f"{edge:>6}" for edge in EDGES)
-    return f"{begin} {edges} {'CPU s':>7} {'wall s':>7} {'MB':>6} {'DR2 r':>6}"
+    return f"{begin} {edges} {'CPU s':>7} {'wall s':>7} {'MB':>6} {'score r':>7}"
 
 
 def row(target: str, found: Result, *, confidence: bool) -> str:
@@ -230,7 +230,7 @@ def row(target: str, found: Result, *, confidence: bool) -> str:
         return " ".join([begin, *confidence_figures(found)])
     bins = " ".join(f"{b.aggregate_r2:6.3f}" for b in [*accuracy.bins, accuracy.all])
     spent = f"{cost.cpu_seconds:7.1f} {cost.wall_seconds:7.1f} {cost.peak_mb:6.0f}"
-    score = f"{accuracy.quality.correlation:6.3f}" if accuracy.quality else f"{'-':>6}"
+    score = f"{accuracy.quality.correlation:7.3f}" if accuracy.quality else f"{'-':>7}"
     return f"{begin} {bins} {spent} {score}"
 
 
@@ -251,7 +251,7 @@ def as_json(target: str, found: Result) -> dict[str, Any]:
     """One row's figures, without the per-sample ones."""
     figures = found.accuracy.as_json()
     del figures["samples"]
-    more = {} if found.formulas is None else {"dr2_formulas": found.formulas}
+    more = {} if found.formulas is None else {"score_formulas": found.formulas}
     return {"target": target, **asdict(found.cost), **figures, **more}
 
 
@@ -265,7 +265,9 @@ def parse() -> argparse.Namespace:
     names = [short for _, short, _, _ in TOOLS]
     parser.add_argument("--only", nargs="+", choices=names, help="these tools only")
     parser.add_argument(
-        "--confidence", action="store_true", help="table of calibration and of DR2 against true r²"
+        "--confidence",
+        action="store_true",
+        help="table of calibration and of scores against true r²",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()
@@ -285,7 +287,7 @@ def main() -> None:
         title = "aggregate dosage r² by panel MAF; one thread"
         if arguments.confidence:
             title = (
-                "calibration errors; DR2 against true r² (MAF <=.005 rare, <=.05 low); one thread"
+                "calibration errors; CR2, DR2 or R2 against true r² (MAF <=.005 rare, <=.05 low)"
             )
         print(f"{title}\n{header(confidence=arguments.confidence)}", flush=True)
     with tempfile.TemporaryDirectory() as name:

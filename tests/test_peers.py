@@ -115,5 +115,5 @@ def test_confidence_parts_tool_from_formula(peers, capsys, tmp_path, monkeypatch
     # The better site of two has the lower DR2 in the file; its haplotype dosages tell better.
     assert found["quality"]["n_sites"] == 2
     assert found["quality"]["correlation"] == pytest.approx(-1)
-    assert found["dr2_formulas"] == pytest.approx({"ratio": 1, "snvrag": 1})
+    assert found["score_formulas"] == pytest.approx({"ratio": 1, "snvrag": 1})
     assert found["gp_calibration"]["source"] == "HDS"
