@@ -230,7 +230,7 @@ def test_an_installation_without_a_place_for_compiled_code_works(tmp_path):
     (package / "copying" / "__pycache__").touch()
     names = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "PYTHONPATH": str(tmp_path)}
     kept = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
-    code = "from snvrag.copying import kernels; print(kernels._log(1.0, 0.0), kernels.__file__)"
+    code = "from snvrag.copying import describing as d; print(d._log(1.0, 0.0), d.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -239,5 +239,5 @@ def test_an_installation_without_a_place_for_compiled_code_works(tmp_path):
         env={**kept, **names},
         cwd=tmp_path,
     )
-    assert done.stdout.split() == ["0.0", str(package / "copying" / "kernels.py")]
+    assert done.stdout.split() == ["0.0", str(package / "copying" / "describing.py")]
     assert done.stderr.count("NUMBA_CACHE_DIR") == 1

@@ -1,6 +1,6 @@
 """The copying model of Li & Stephens: probabilities, and evidence for a network."""
 
-from snvrag.copying.kernels import N_FEATURES, N_LOGITS, REACH_CM
+from snvrag.copying.describing import N_FEATURES, N_LOGITS, REACH_CM
 from snvrag.copying.perceptron import refine_rows
 from snvrag.copying.reference import (
     DEFAULT_BANK,

@@ -1,8 +1,10 @@
 """How the kernels are compiled: by numba, and kept on disk for the next process."""
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import numba
@@ -25,6 +27,21 @@ def compiled(parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[
         return cast(Callable[..., Any], found)
 
     return decorate
+
+
+def drop_stale(folder: Path) -> None:
+    """Remove what was compiled before any source in ``folder`` changed.
+
+    Numba compares a function with its own file only, and not with those it calls into.
+    """
+    changed = max(path.stat().st_mtime for path in folder.glob("*.py"))
+    for index in (folder / "__pycache__").glob("*.nbi"):
+        with contextlib.suppress(OSError):
+            if index.stat().st_mtime < changed:
+                index.unlink()
+
+
+drop_stale(Path(__file__).parent)
 
 
 @functools.cache

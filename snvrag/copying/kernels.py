@@ -10,21 +10,28 @@ import numba
 import numpy as np
 
 from snvrag.copying.compiling import compiled as _compiled
+from snvrag.copying.describing import (
+    N_LOGITS,
+    REACH_CM,
+    count_runs,
+    describe_gap,
+    describe_rare_site,
+    describe_site,
+    find_tops,
+    with_rare_carriers,
+    write_features,
+)
 
-N_FEATURES = 27  # columns of the evidence; snvrag/evidence.py names them
-N_LOGITS = 5  # the first of them: one logit per setting of the bank
 MAIN_SETTING = 0  # whose posterior the other columns describe
-REACH_CM = 2.0  # runs are followed this far to either side
 _BLOCK = 64
-_NEAR = 0.7
 # From this share of carriers on (one in so many), passes over all states are faster.
 _COMMON = 12
 # Of more states, only those of a noticeable posterior are looked at one by one between two observed
 # sites; the others share the rest of it.
 _PICK_ABOVE = 1000
 _LEAST_SHARE = 1e-4
-_LEAST_CM = 1e-4
-_LEAST_WEIGHT = 1e-6
+# Sites between two observed ones from which on the best of all states are looked for once.
+_SHARING = 4
 _LEAST_ODDS = np.float32(1e-9)
 _LOGIT_LIMIT = np.float32(np.log((1 - 1e-4) / 1e-4))
 
@@ -60,124 +67,6 @@ def _note_mismatches(mismatch: Any, cm: Any, places: Any) -> None:
     for k in range(len(nearest)):
         second[k] = nearest[k] if mismatch[k] else second[k]
         nearest[k] = at if mismatch[k] else nearest[k]
-
-
-@_compiled()
-def _describe_gap(
-    row: Any, backward: Any, lefts: Any, rights: Any, begin: Any, end: Any, described: Any
-) -> Any:
-    """What all sites between two observed ones share.
-
-    Fills ``described`` [4, n]: posterior weight, run, run with one mismatch per side allowed,
-    shorter side of the run; none is negative. Returns Σ w².
-    """
-    n = len(row)
-    weight, run, run2, side = described[0], described[1], described[2], described[3]
-    total = np.float32(0.0)
-    for k in range(n):
-        value = row[k] * backward[k]
-        weight[k] = value
-        total += value
-    scale = np.float32(1.0) / total
-    squares = np.float32(0.0)
-    centre, nothing = np.float32(0.5 * (begin + end)), np.float32(0.0)
-    low, high = centre - np.float32(REACH_CM), centre + np.float32(REACH_CM)
-    left, left2, right, right2 = lefts[0], lefts[1], rights[0], rights[1]
-    for k in range(n):
-        value = weight[k] * scale
-        weight[k] = value
-        squares += value * value
-        a, b = max(left[k], low), min(right[k], high)
-        run[k] = max(b - a, nothing)
-        side[k] = max(min(centre - a, b - centre), nothing)
-        run2[k] = max(min(right2[k], high) - max(left2[k], low), nothing)
-    return squares
-
-
-@_compiled()
-def _log(value: Any, least: Any) -> Any:
-    return np.float32(np.log(value + np.float32(least)))
-
-
-@_compiled()
-def _describe_site(local: Any, described: Any, best: Any) -> None:
-    """Best values among the states with and without the minor allele.
-
-    ``described`` is read as the int32 that its float32, never negative, are bit by bit: the order
-    is the same, and whole numbers have a vector instruction for the maximum of a row.
-
-    Fills ``best`` (int32): for carriers weight, run, run2, side, second run (0-4), for the others
-    likewise (5-9), 0 where there is none.
-    """
-    n = len(local)
-    nothing = np.int32(0)
-    for f in range(4):
-        values = described[f]
-        with_, without = nothing, nothing
-        for k in range(n):
-            x = values[k] if local[k] else nothing
-            y = nothing if local[k] else values[k]
-            with_ = x if x > with_ else with_
-            without = y if y > without else without
-        best[f], best[5 + f] = with_, without
-    run, top_with, top = described[1], best[1], best[6]
-    second_with, second, equal_with, equal = nothing, nothing, nothing, nothing
-    for k in range(n):
-        x = run[k] if local[k] else nothing
-        y = nothing if local[k] else run[k]
-        equal_with += np.int32(x == top_with)
-        equal += np.int32(y == top)
-        x = x if x < top_with else nothing
-        y = y if y < top else nothing
-        second_with = x if x > second_with else second_with
-        second = y if y > second else second
-    best[4] = top_with if equal_with > 1 else second_with
-    best[9] = top if equal > 1 else second
-
-
-@_compiled()
-def _count_runs(local: Any, run: Any, best: Any, counts: Any) -> None:
-    """How many states come near the best runs, which :func:`_describe_site` found.
-
-    Fills ``counts``: others with a run at least the carriers' best, carriers with one at least the
-    others' best, carriers and others near the longest run.
-    """
-    top_with, top = best[1], best[6]
-    near = np.float32(_NEAR) * max(top_with, top)
-    one, none = np.float32(1.0), np.float32(0.0)
-    better, better_with, close, close_with = none, none, none, none
-    for k in range(len(local)):
-        with_ = one if local[k] else none
-        better += (one - with_) * np.float32(run[k] >= top_with)
-        better_with += with_ * np.float32(run[k] >= top)
-        close += (one - with_) * np.float32(run[k] >= near)
-        close_with += with_ * np.float32(run[k] >= near)
-    counts[0], counts[1], counts[2], counts[3] = better, better_with, close_with, close
-
-
-@_compiled()
-def _write_features(
-    out: Any, count: Any, n: Any, to_left: Any, to_right: Any, squares: Any, best: Any,
-    counts: Any,
-) -> None:  # fmt: skip
-    """The columns after the logits."""
-    out[5] = np.float32(np.log2(1.0 + count))
-    out[6] = np.float32(count / n)
-    out[7] = _log(np.float32(to_left), _LEAST_CM)
-    out[8] = _log(np.float32(to_right), _LEAST_CM)
-    out[9] = _log(squares, _LEAST_WEIGHT)
-    out[10] = _log(max(best[0], best[5]), _LEAST_WEIGHT)
-    out[11] = _log(best[0], _LEAST_WEIGHT)
-    out[12] = _log(best[5], _LEAST_WEIGHT)
-    for i in range(2):
-        for f in range(4):
-            out[13 + 4 * i + f] = _log(best[5 * i + 1 + f], _LEAST_CM)
-    out[21] = _log(counts[0], 1.0)
-    out[22] = out[13] - out[17]
-    out[23] = out[14] - out[18]
-    out[24] = out[15] - out[19]
-    out[25] = _log(counts[1], 1.0)
-    out[26] = _log(counts[2], 1.0) - _log(counts[3], 1.0)
 
 
 @_compiled()
@@ -244,23 +133,6 @@ def _pick_states(
         picked[count] = k
         count += is_picked[k]
     return count
-
-
-@_compiled()
-def _with_rare_carriers(
-    carriers: Any, place: Any, is_picked: Any, described: Any, best: Any
-) -> None:
-    """Let carriers that were not picked count among the best carriers too."""
-    for carrier in carriers:
-        k = place[carrier]
-        if k < 0 or is_picked[k]:
-            continue
-        best[0] = max(best[0], described[0, k])
-        best[2] = max(best[2], described[2, k])
-        best[3] = max(best[3], described[3, k])
-        run = described[1, k]
-        best[4] = max(best[4], min(run, best[1]))
-        best[1] = max(best[1], run)
 
 
 @_compiled()
@@ -343,6 +215,7 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
     best = np.zeros(10, dtype=np.float32)
     best_bits = best.view(np.int32)
     counts = np.empty(4, dtype=np.float32)
+    tops, which = np.empty(5, dtype=np.float32), np.empty(5, dtype=np.int64)
     few = n > _PICK_ABOVE
     ahead = np.empty((n_settings, n), dtype=np.float32)
     whole = np.empty((n_settings, 3), dtype=np.float32)
@@ -397,9 +270,13 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                 low = cm[columns[gap - 1]] if gap > 0 else cm[0]
                 high = cm[columns[gap]] if gap < n_observed else cm[len(cm) - 1]
                 lefts = left_rows[inside] if gap > 0 else start
-                squares = _describe_gap(
+                squares = describe_gap(
                     ahead[MAIN_SETTING], backward[MAIN_SETTING], lefts, right, low, high, described
                 )
+            # What costs a pass over all states pays off where several sites share it.
+            topped = wanted and not few and end - begin >= _SHARING
+            if topped:
+                find_tops(described, tops, which)
             m = n
             if few:
                 m = _pick_states(ahead, backward, whole, switches, reach, picked, is_picked)
@@ -419,9 +296,14 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                 for e in excluded:
                     count -= e >= 0 and carried[at, e]
                 common = count * _COMMON > n
-                if common or wanted:
+                if common or (wanted and few):
                     for i in range(m):
                         local[i] = carried[at, own[picked[i]]]
+                elif wanted:
+                    local[:] = 0
+                    for carrier in some:
+                        if place[carrier] >= 0:
+                            local[place[carrier]] = 1
                 mean = np.float32(0.0)
                 for s in range(n_settings):
                     r1 = _switch(g[s], columns[gap - 1], site) if gap > 0 else one
@@ -445,16 +327,18 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                     probability[at] = mean / np.float32(n_settings)
                     continue
                 if few:
-                    _describe_site(local[:m], near_bits[:, :m], best_bits)
+                    describe_site(local[:m], near_bits[:, :m], best_bits)
                     if not common:
-                        _with_rare_carriers(some, place, is_picked, described, best)
-                    _count_runs(local[:m], near_described[1, :m], best, counts)
+                        with_rare_carriers(some, place, is_picked, described, best)
+                    count_runs(local[:m], near_described[1, :m], best, counts)
                 else:
-                    _describe_site(local, described_bits, best_bits)
-                    _count_runs(local, described[1], best, counts)
+                    rare = topped and not common
+                    if not (rare and describe_rare_site(some, place, described, tops, which, best)):
+                        describe_site(local, described_bits, best_bits)
+                    count_runs(local, described[1], best, counts)
                 to_left = min(cm[site] - low, REACH_CM) if gap > 0 else REACH_CM
                 to_right = min(high - cm[site], REACH_CM) if gap < n_observed else REACH_CM
-                _write_features(features[at], count, n, to_left, to_right, squares, best, counts)
+                write_features(features[at], count, n, to_left, to_right, squares, best, counts)
         if gap == 0 or columns[gap - 1] < core:
             break
         j = gap - 1

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.copying import kernels
+from snvrag.copying.describing import N_FEATURES
 
 Bank = tuple[tuple[float, float], ...]
 """Settings of the copying model: pairs of switch rate c per cM at 480 haplotypes and mismatch
@@ -155,7 +156,7 @@ def copying_evidence(
         float32 [T, L, N_FEATURES]; zero where the target has a call.
     """
     n_targets, n_sites = len(targets), len(reference.minor_is_alt)
-    features = np.zeros((n_targets, n_sites, kernels.N_FEATURES), dtype=np.float32)
+    features = np.zeros((n_targets, n_sites, N_FEATURES), dtype=np.float32)
     nothing = np.empty((n_targets, 0), dtype=np.float32)
     _run(reference, targets, cm, bp, exclude, bank, nothing, features)
     return features
