@@ -78,7 +78,7 @@ class ChosenNetwork:
 
         run = load_run(path)
         run.check_panel(panel)
-        if run.identity.get("map_digest") != maps.digest:
+        if not run.portable and run.identity.get("map_digest") != maps.digest:
             logger.warning(
                 "%s was trained with another genetic map than the one in use (%s)",
                 path,
