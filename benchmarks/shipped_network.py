@@ -32,11 +32,13 @@ from simulate import CHROM, write_vcf
 from simulate_example import out_of_africa
 
 from snvrag import convert, copying, retrieval
+from snvrag.batch import Batch
 from snvrag.batch_plan import BatchPlan, plan_validation
 from snvrag.checkpoint import WEIGHTS, save_weights
 from snvrag.cohorts import Cohorts
 from snvrag.config import PRESET_TRAINING, PRESETS, MaskConfig, RunConfig
-from snvrag.dataset import Batch, WindowBatches
+from snvrag.copying import EVIDENCE_BANK, N_FEATURES
+from snvrag.dataset import WindowBatches
 from snvrag.distributed import set_threads
 from snvrag.genetic_map import GeneticMap
 from snvrag.index_store import IndexStore, default_index_dir
@@ -46,7 +48,7 @@ from snvrag.model import LightNetwork
 from snvrag.optimizer import learning_rate
 from snvrag.panel import Panel
 from snvrag.provenance import write_json
-from snvrag.run_folder import CONFIG, RUN_FORMAT, RUN_VERSION
+from snvrag.trained_run import BANK, CONFIG, RUN_FORMAT, RUN_VERSION
 from snvrag.windows import WindowPlan
 
 SHIPPED = Path(__file__).resolve().parents[1] / "snvrag" / "shipped"
@@ -61,9 +63,11 @@ MASKS = MaskConfig(
     array_spacing=(2000.0, 3000.0, 4500.0, 9000.0),
     random_observed=(0.03, 0.05, 0.10, 0.20, 0.50),
 )
-RUN = RunConfig(mask=MASKS, model=PRESETS["light"], train=PRESET_TRAINING["light"])
+RUN = RunConfig(
+    mask=MASKS, model=PRESETS["light"], train=replace(PRESET_TRAINING["light"], bank="default")
+)
 JUDGE = replace(RUN, train=replace(RUN.train, validation_fraction=0.25))
-EXAM_SAMPLES = 40
+EXAM_SAMPLES = 24
 # Validation windows take three patterns in turn: no multiple of three, so that all three occur.
 EXAM_STRIDE = 4
 
@@ -360,11 +364,11 @@ def learn(batches: Iterator[Batch], steps: int, seed: int) -> LightNetwork:
     average = copy.deepcopy(network)
     train = RUN.train
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=train.weight_decay)
+    low, high = torch.full((N_FEATURES,), math.inf), torch.full((N_FEATURES,), -math.inf)
     began, total = time.perf_counter(), 0.0
     for step, batch in enumerate(batches):
-        loss = masked_loss(network(**batch.inputs()), batch.labels, batch.scored) / max(
-            1, batch.n_scored
-        )
+        logits = network(**batch.inputs())
+        loss = masked_loss(logits, batch.labels, batch.scored) / batch.n_scored
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), train.clip)
         for group in optimizer.param_groups:
@@ -374,11 +378,15 @@ def learn(batches: Iterator[Batch], steps: int, seed: int) -> LightNetwork:
         with torch.no_grad():
             for mean, now in zip(average.parameters(), network.parameters(), strict=True):
                 mean.lerp_(now, 1.0 - EMA)
+        seen = batch.features[batch.scored]
+        low = torch.minimum(low, seen.amin(dim=0))
+        high = torch.maximum(high, seen.amax(dim=0))
         total += loss.item()
         if (step + 1) % 500 == 0:
             seconds = time.perf_counter() - began
             print(f"step {step + 1}: loss {total / 500:.5f}, {seconds:.0f} s", flush=True)
             total = 0.0
+    average.head.set_range(low.numpy(), high.numpy())
     return average.eval()
 
 
@@ -401,6 +409,7 @@ def write(network: LightNetwork, output: Path) -> None:
             "format_name": RUN_FORMAT,
             "format_version": RUN_VERSION,
             "portable": True,
+            BANK: EVIDENCE_BANK,
             "config": json.loads(json.dumps(asdict(RUN))),
             "trained_on": [json.loads(json.dumps(asdict(recipe))) for recipe in LEARNED],
         },

@@ -20,21 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from snvrag.distributed import Ranks
-from snvrag.errors import InputError, MismatchError
+from snvrag.errors import InputError
 from snvrag.provenance import atomic_file, atomic_folder, read_json, write_json
+from snvrag.weights import WEIGHTS, WEIGHTS_FORMAT, check_shapes, read_tensors
 
 logger = logging.getLogger(__name__)
 
-# One key only: safetensors writes several in random order, and equal runs must give equal bytes.
-WEIGHTS_FORMAT = {"snvrag": "weights-1"}
 STATE_FORMAT = "snvrag-checkpoint"
-FORMAT_VERSION = 2
-WEIGHTS = "model.safetensors"
+FORMAT_VERSION = 3
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 _KEEP = 2
@@ -60,16 +57,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def _apply_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    if wanted != found:
-        missing = sorted(set(wanted) - set(found))
-        unexpected = sorted(set(found) - set(wanted))
-        reshaped = sorted(n for n in set(wanted) & set(found) if wanted[n] != found[n])
-        raise MismatchError(
-            f"{path}: holds another network (missing {missing[:3]}, unexpected {unexpected[:3]}, "
-            f"other shape {reshaped[:3]})",
-            "use the preset and sizes that the model was trained with",
-        )
+    check_shapes(path, {name: tuple(value.shape) for name, value in tensors.items()}, wanted)
     model.load_state_dict(tensors)
 
 
@@ -219,15 +207,4 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as handle:
-            if handle.metadata() != WEIGHTS_FORMAT:
-                raise InputError(
-                    f"{path}: is marked {handle.metadata()!r}, not {WEIGHTS_FORMAT!r}",
-                    "give a file that snvrag train wrote",
-                )
-            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path}: cannot be read as safetensors ({error})", "restore it, or train afresh"
-        ) from error
+    return {name: torch.from_numpy(value) for name, value in read_tensors(path).items()}

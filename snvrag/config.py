@@ -129,6 +129,8 @@ class MaskConfig:
 
 NETWORKS = ("bert", "light")
 TRAINING_INDEXES = ("binary", "embedding")
+FITTED = "fitted"
+BANKS = (FITTED, "default")
 REFRESH_EPOCH = "epoch"
 REFRESH_POLICIES = (REFRESH_EPOCH, "never")
 
@@ -221,6 +223,8 @@ class TrainConfig:
     """What the nearest haplotypes are found with: packed alleles, or the network's embedding."""
     refresh_index: str = REFRESH_EPOCH
     """When ``embedding`` indexes take up the network's weights: each ``epoch``, or ``never``."""
+    bank: str = FITTED
+    """Settings of the copying model: ``fitted`` to the panel by leave-one-out, or ``default``."""
     evidence_observed: int = 1500
     """Most observed sites to either side that the copying model looks at, within 2 cM."""
     validation_fraction: float = 0.1
@@ -261,7 +265,11 @@ class TrainConfig:
             _require(value >= 0, f"--{name.replace('_', '-')} {value}: must not be negative")
         _require(self.lr > 0, f"--lr {self.lr}: must be positive")
         _require(self.clip > 0, f"--clip {self.clip}: must be positive")
-        for name, known in (("index_kind", TRAINING_INDEXES), ("refresh_index", REFRESH_POLICIES)):
+        for name, known in (
+            ("index_kind", TRAINING_INDEXES),
+            ("refresh_index", REFRESH_POLICIES),
+            ("bank", BANKS),
+        ):
             _require(
                 getattr(self, name) in known,
                 f"--{name.replace('_', '-')} {getattr(self, name)}: is neither of "

@@ -5,44 +5,27 @@ batch number): the order, the mask, the neighbours. So a resumed run sees what a
 would have seen.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from snvrag.batch import Batch, CopyingCase, Truth, network_inputs
 from snvrag.batch_plan import BatchPlan
 from snvrag.cohorts import Cohort, Cohorts
 from snvrag.config import RunConfig, TrainConfig
-from snvrag.copying import (
-    REACH_CM,
-    Reference,
-    copying_evidence,
-)
+from snvrag.copying import EVIDENCE_BANK, REACH_CM, Bank, Reference
 from snvrag.distributed import to_device
 from snvrag.dosage import leave_one_out_counts
-from snvrag.evidence import prior_logit
 from snvrag.index_store import IndexStore
 from snvrag.live_embedding import LiveEmbedding
 from snvrag.masking import MaskMaker
-from snvrag.model import Network, RagBert, allele_tokens, to_sequence
+from snvrag.model import Network, RagBert, to_sequence
 from snvrag.panel import Panel
 from snvrag.retrieval import Neighbours
 from snvrag.tokens import ALT
 from snvrag.windows import Window, WindowPlan
-
-_INPUTS = (
-    "tokens",
-    "af",
-    "row_sample",
-    "retrieved",
-    "distances",
-    "valid",
-    "features",
-    "sign",
-)
 
 
 def ranking_sites(
@@ -93,133 +76,11 @@ def rows_within_reach(
     return reach
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One batch as tensors: R haplotypes of S samples, L tokens, K retrieved haplotypes.
-
-    Per-site values stand behind the SOS: site i of the window is position i + 1.
-    """
-
-    window: Window
-    tokens: Tensor
-    """int64 [R, L]."""
-    af: Tensor
-    """float32 [S, L]: ALT frequency among haplotypes of other samples."""
-    row_sample: Tensor
-    """int64 [R]: which of the S samples a row belongs to."""
-    retrieved: Tensor
-    """int64 [R, K, L]: tokens of the K haplotypes that are encoded, complete."""
-    distances: Tensor
-    """float32 [R, K]."""
-    valid: Tensor
-    """bool [R, K]."""
-    features: Tensor
-    """float32 [R, L, N_FEATURES]: evidence of the copying model; zero where there is none."""
-    sign: Tensor
-    """float32 [L]: 1 where the minor allele is ALT, -1 where it is REF."""
-    nearest: Tensor
-    """float32 [R, L]: allele of the nearest haplotype, a baseline."""
-    labels: Tensor
-    """float32 [R, L]: true alleles."""
-    scored: Tensor
-    """bool [R, L]: masked sites at which another sample carries each allele."""
-
-    def inputs(self) -> dict[str, Tensor]:
-        """What a network takes; see :meth:`snvrag.model.Network.forward`."""
-        return {name: getattr(self, name) for name in _INPUTS}
-
-    @property
-    def copying_logit(self) -> Tensor:
-        """The copying model's own answer, logit of ALT: float32 [R, L]."""
-        return self.sign * prior_logit(self.features)
-
-    @property
-    def n_scored(self) -> int:
-        """Number of positions that count in loss and metrics."""
-        return int(self.scored.sum())
-
-    def parts(self, max_rows: int) -> Iterator["Batch"]:
-        """Cut into batches of at most ``max_rows`` haplotypes, whole samples each."""
-        counts = torch.bincount(self.row_sample, minlength=len(self.af)).cpu().numpy()
-        first_sample = first_row = 0
-        while first_sample < len(counts):
-            last_sample, last_row = first_sample, first_row
-            while last_sample < len(counts) and (
-                last_sample == first_sample
-                or last_row + counts[last_sample] - first_row <= max_rows
-            ):
-                last_row += int(counts[last_sample])
-                last_sample += 1
-            yield self._rows(slice(first_row, last_row), slice(first_sample, last_sample))
-            first_sample, first_row = last_sample, last_row
-
-    def _rows(self, rows: slice, samples: slice) -> "Batch":
-        return Batch(
-            window=self.window,
-            tokens=self.tokens[rows],
-            af=self.af[samples],
-            row_sample=self.row_sample[rows] - samples.start,
-            retrieved=self.retrieved[rows],
-            distances=self.distances[rows],
-            valid=self.valid[rows],
-            features=self.features[rows],
-            sign=self.sign,
-            nearest=self.nearest[rows],
-            labels=self.labels[rows],
-            scored=self.scored[rows],
-        )
-
-
 def window_alleles(store: IndexStore, window: int, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Alleles of a window's sites for haplotype numbers of any shape: uint8 [..., n]."""
     unique, inverse = np.unique(ids.clip(min=0), return_inverse=True)
     found: NDArray[np.uint8] = store.get(window).alleles(unique)
     return found[inverse.reshape(ids.shape)]
-
-
-def network_inputs(
-    *,
-    alleles: NDArray[np.uint8],
-    masked: NDArray[np.bool_],
-    af: NDArray[np.float32],
-    row_sample: NDArray[np.int64],
-    donors: NDArray[np.uint8],
-    found: Neighbours,
-    features: NDArray[np.float32],
-    minor_is_alt: NDArray[np.bool_],
-    length: int,
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """What :meth:`snvrag.model.Network.forward` takes, for R haplotypes of one window of n sites.
-
-    Args:
-        alleles: uint8 [R, n], read where not masked.
-        masked: bool [n] or [R, n].
-        af: float32 [S, n], ALT frequency as each of S samples sees it.
-        row_sample: int64 [R].
-        donors: uint8 [R, K, n], complete alleles of the nearest haplotypes.
-        found: these haplotypes.
-        features: float32 [R, n, N_FEATURES].
-        minor_is_alt: bool [n].
-        length: tokens per row.
-        device: where the tensors go.
-    """
-
-    def tensor(array: NDArray[np.generic]) -> Tensor:
-        return to_device(torch.from_numpy(np.ascontiguousarray(array)), device)
-
-    signs = np.where(minor_is_alt, 1, -1).astype(np.float32)
-    evidence = to_sequence(tensor(features).transpose(1, 2), length).transpose(1, 2)
-    return {
-        "tokens": allele_tokens(tensor(alleles), length, tensor(masked)),
-        "af": to_sequence(tensor(af), length),
-        "row_sample": tensor(row_sample),
-        "retrieved": allele_tokens(tensor(donors), length),
-        "distances": tensor(found.distances.clip(min=0).astype(np.float32)),
-        "valid": tensor(found.ids >= 0),
-        "features": evidence.contiguous(),
-        "sign": to_sequence(tensor(signs), length, first=1, fill=1),
-    }
 
 
 class WindowBatches:
@@ -265,6 +126,8 @@ class WindowBatches:
             listed=listed,
         )
         self.cohorts = cohorts
+        self.bank: Bank = EVIDENCE_BANK
+        """Settings of the copying model."""
         held_out = np.isin(panel.haplotype_sample, cohorts.held_out)
         self._keep = ~held_out
         self.embedding: LiveEmbedding | None = None
@@ -307,36 +170,25 @@ class WindowBatches:
 
     def batch(self, item: BatchPlan, epoch: int | None) -> Batch:
         """Retrieve for one batch and lay it out as tensors; ``epoch`` None is validation."""
-        window, cohort = self.plan.windows[item.window], self.cohort(epoch)
-        own = [cohort.people.own_haplotypes(int(sample)) for sample in item.samples]
-        rows = np.concatenate(own)
-        row_sample = np.repeat(np.arange(len(own)), [len(ids) for ids in own])
-        same = [cohort.same_person(int(sample), self.panel) for sample in item.samples]
-        exclude = np.full((len(rows), max(1, *map(len, same))), -1, dtype=np.int64)
-        for row, sample in enumerate(row_sample):
-            exclude[row, : len(same[sample])] = same[sample]
-        features, minor_is_alt = self._evidence(window, item, epoch, rows, exclude)
-        found, labels = self._retrieve(window, item, epoch, rows, exclude)
-        counts, totals = self._counts_of_others(window, same)
-        masked = ~self.observed(item, epoch, window.start, window.end)
+        window = self.plan.windows[item.window]
+        rows, row_sample, exclude = self._queries(item, epoch)
+        case = self._case(item, epoch, rows, exclude)
+        found = self._retrieve(window, item, epoch, rows, exclude)
+        truth = self._truth(item, epoch, rows, row_sample)
         inputs = network_inputs(
-            alleles=labels,
-            masked=masked,
-            af=(counts / np.maximum(totals, 1)).astype(np.float32),
+            alleles=truth.alleles,
+            masked=~self.observed(item, epoch, window.start, window.end),
+            af=truth.af,
             row_sample=row_sample,
             donors=window_alleles(self.store, window.index, found.ids),
             found=found,
-            features=features,
-            minor_is_alt=minor_is_alt,
+            features=case.evidence(self.bank),
+            minor_is_alt=case.reference.minor_is_alt,
             length=self.config.windows.max_seq_len,
             device=self.device,
         )
-        # Where only the query's own sample carries an allele, "no one else has it" would be the
-        # answer, and no panel without that sample would hold the site.
-        polymorphic = (counts > 0) & (counts < totals)
-        known = masked & cohort.matched[window.start : window.end]
-        scored = to_device(torch.from_numpy(known & polymorphic[row_sample]), self.device)
-        truth = to_device(torch.from_numpy(labels.astype(np.float32)), self.device)
+        scored = to_device(torch.from_numpy(truth.scored), self.device)
+        labels = to_device(torch.from_numpy(truth.alleles.astype(np.float32)), self.device)
         length = self.config.windows.max_seq_len
         # Beyond the window the tokens are padding, whose number is no allele's.
         nearest = (inputs["retrieved"][:, 0] == ALT).float()
@@ -344,10 +196,63 @@ class WindowBatches:
         return Batch(
             window=window,
             nearest=torch.where(inputs["valid"][:, :1], nearest, common),
-            labels=to_sequence(truth, length),
+            labels=to_sequence(labels, length),
             scored=to_sequence(scored, length),
             **inputs,
         )
+
+    def copying_case(self, item: BatchPlan, epoch: int | None) -> CopyingCase:
+        """What the copying model is asked about one batch; ``epoch`` None is validation."""
+        rows, _, exclude = self._queries(item, epoch)
+        return self._case(item, epoch, rows, exclude)
+
+    def truth(self, item: BatchPlan, epoch: int | None) -> Truth:
+        """What is true of one batch; ``epoch`` None is validation."""
+        rows, row_sample, _ = self._queries(item, epoch)
+        return self._truth(item, epoch, rows, row_sample)
+
+    def _truth(
+        self,
+        item: BatchPlan,
+        epoch: int | None,
+        rows: NDArray[np.int64],
+        row_sample: NDArray[np.int64],
+    ) -> Truth:
+        window, cohort = self.plan.windows[item.window], self.cohort(epoch)
+        counts, totals = self._counts_of_others(window, self._same_people(item.samples, epoch))
+        # Where only the query's own sample carries an allele, "no one else has it" would be the
+        # answer, and no panel without that sample would hold the site.
+        polymorphic = (counts > 0) & (counts < totals)
+        known = cohort.matched[window.start : window.end] & self.mask(
+            item, epoch, window.start, window.end
+        )
+        return Truth(
+            alleles=cohort.haplotypes.get(window.index).alleles(rows),
+            af=(counts / np.maximum(totals, 1)).astype(np.float32),
+            row_sample=row_sample,
+            scored=known & polymorphic[row_sample],
+        )
+
+    def _queries(
+        self, item: BatchPlan, epoch: int | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The batch's haplotypes int64 [R], the sample of each, and whom it must not see."""
+        people = self.cohort(epoch).people
+        own = [people.own_haplotypes(int(sample)) for sample in item.samples]
+        rows = np.concatenate(own)
+        row_sample = np.repeat(np.arange(len(own)), [len(ids) for ids in own])
+        same = self._same_people(item.samples, epoch)
+        exclude = np.full((len(rows), max(1, *map(len, same))), -1, dtype=np.int64)
+        for row, sample in enumerate(row_sample):
+            exclude[row, : len(same[sample])] = same[sample]
+        return rows, row_sample, exclude
+
+    def _same_people(
+        self, samples: NDArray[np.int64], epoch: int | None
+    ) -> list[NDArray[np.int64]]:
+        """Of each of the cohort's samples the panel's own haplotypes of the same person."""
+        cohort = self.cohort(epoch)
+        return [cohort.same_person(int(sample), self.panel) for sample in samples]
 
     def _retrieve(
         self,
@@ -356,8 +261,8 @@ class WindowBatches:
         epoch: int | None,
         rows: NDArray[np.int64],
         exclude: NDArray[np.int64],
-    ) -> tuple[Neighbours, NDArray[np.uint8]]:
-        """The nearest panel haplotypes of the cohort's ``rows``, and their own alleles [R, n]."""
+    ) -> Neighbours:
+        """The nearest panel haplotypes of the cohort's ``rows``."""
         context, start, end = self.store.context(window.index, self.config.train.flank_windows)
         first, last = window.start - start, window.end - start
         observed = self.observed(item, epoch, start, end)
@@ -366,36 +271,29 @@ class WindowBatches:
             window.index, self.config.train.flank_windows
         )
         queries = own.alleles(rows)
-        inside = queries[:, first:last]
         if self.embedding is not None:
-            found = self.embedding.search(
+            return self.embedding.search(
                 window.index,
                 self.store.get(window.index).alleles(np.arange(self.panel.n_haplotypes)),
                 observed[first:last],
                 self.panel.af[window.start : window.end],
-                inside,
+                queries[:, first:last],
                 self.config.model.k,
                 exclude,
             )
-            return found, inside
-        found = context.masked(ranking, keep=self._keep).search(
+        return context.masked(ranking, keep=self._keep).search(
             queries, self.config.model.k, exclude, device=str(self.device)
         )
-        return found, inside
 
-    def _evidence(
+    def _case(
         self,
-        window: Window,
         item: BatchPlan,
         epoch: int | None,
         rows: NDArray[np.int64],
         exclude: NDArray[np.int64],
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Evidence float32 [R, n, N_FEATURES] for the cohort's ``rows``, and bool [n], ALT is
-        minor.
-
-        The context is 2 cM to either side, or fewer where that holds very many observed sites.
-        """
+    ) -> CopyingCase:
+        """The context is 2 cM to either side, or less where that holds very many observed sites."""
+        window = self.plan.windows[item.window]
         low, high = self._reach[window.index].tolist()
         observed = low + np.flatnonzero(self.observed(item, epoch, low, high))
         inside = np.searchsorted(observed, [window.start, window.end])
@@ -413,22 +311,13 @@ class WindowBatches:
             at_observed,
             judges=~np.isin(self._kept, self._own_rows(item, epoch)),
         )
-        own = self._place[exclude]
-        features = copying_evidence(
-            reference,
-            calls,
-            self.cm[low:high],
-            self.panel.positions[low:high],
-            exclude=own,
-        )
-        return features, reference.minor_is_alt
+        bp = self.panel.positions[low:high]
+        return CopyingCase(reference, calls, self.cm[low:high], bp, self._place[exclude])
 
     def _own_rows(self, item: BatchPlan, epoch: int | None) -> NDArray[np.int64]:
         """The panel's haplotypes of the people of the whole batch, if there are any."""
         people = item.samples if item.whole is None else item.whole
-        cohort = self.cohort(epoch)
-        same = [cohort.same_person(int(sample), self.panel) for sample in people]
-        return np.concatenate(same)
+        return np.concatenate(self._same_people(people, epoch))
 
     def _counts_of_others(
         self, window: Window, same: list[NDArray[np.int64]]

@@ -6,14 +6,11 @@ own answer. Only alleles at observed sites are read, so a masked allele cannot r
 prediction.
 """
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from snvrag.copying import N_FEATURES, N_LOGITS
 
 FEATURE_LIMIT = 6.0
-AVERAGED_LOGITS = 3
-"""The first logits, whose probabilities the copying model averages when no network is there."""
 _OF = ("the carriers", "the others")
 # Name, and the shift and scale that bring each column to order one, as a network's inputs should
 # be. Constants rather than the run's own moments, so that one network reads every panel alike.
@@ -44,18 +41,11 @@ FEATURES: tuple[tuple[str, float, float], ...] = (
 )
 COUNT_FEATURE = N_LOGITS
 """Column of the minor-allele count: 0 where no other sample carries the minor allele."""
+NOBODY = -16.0
+"""Logit of an allele that no other sample carries."""
 
 
-def standardise(features: Tensor) -> Tensor:
-    """Columns [..., N_FEATURES] shifted, scaled to order one and clamped."""
-    shift = features.new_tensor([shift for _, shift, _ in FEATURES])
-    scale = features.new_tensor([1.0 / scale for _, _, scale in FEATURES])
-    return ((features - shift) * scale).clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
-
-
-def prior_logit(features: Tensor) -> Tensor:
-    """Logit of the minor allele by the copying model alone: [...] of [..., N_FEATURES]."""
-    return torch.logit(torch.sigmoid(features[..., :AVERAGED_LOGITS]).mean(dim=-1))
-
+SHIFT = np.array([shift for _, shift, _ in FEATURES], dtype=np.float32)
+SCALE = np.array([scale for _, _, scale in FEATURES], dtype=np.float32)
 
 assert len(FEATURES) == N_FEATURES  # noqa: S101 - the two lists stand in two modules

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +39,7 @@ from snvrag.copying import (
 from snvrag.dosage import estimated_frequency, estimated_r2
 from snvrag.errors import UsageError
 from snvrag.genetic_map import GeneticMap
-from snvrag.networks import ChosenNetwork
+from snvrag.networks import ChosenNetwork, Refines
 from snvrag.panel import Panel
 from snvrag.provenance import (
     Progress,
@@ -60,9 +59,6 @@ from snvrag.workdir import (
     read_part,
     work_directory,
 )
-
-if TYPE_CHECKING:
-    from snvrag.refinement import Refiner
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +191,7 @@ def impute(
             exclude = haplotypes.own_haplotypes(opened)
             if allow_self:
                 exclude[:] = -1
-            refiner = network.refiner(opened, haplotypes, exclude)
+            refiner = network.refiner and network.refiner(haplotypes, exclude)
             reused = 0
             work: ChromosomeWork | None = None
             for chunk, tell in _told("imputing", chunks, progress):
@@ -296,7 +292,7 @@ class ChromosomeWork:
     """int64 [H, 2]: panel haplotypes that a target haplotype must not see; -1 is none."""
     judges: NDArray[np.bool_] | None
     """bool [n]: haplotypes of samples that are not in the target too; see ``Reference``."""
-    refiner: "Refiner | None"
+    refiner: Refines | None
 
     @classmethod
     def prepare(
@@ -306,7 +302,7 @@ class ChromosomeWork:
         chrom: str,
         exclude: NDArray[np.int64],
         windows: WindowConfig,
-        refiner: "Refiner | None",
+        refiner: Refines | None,
     ) -> "ChromosomeWork":
         """Read the observed alleles of the chromosome ``chrom``."""
         start = 0

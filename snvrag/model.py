@@ -6,9 +6,10 @@ and the light network, which looks at each site's evidence alone. Both end in th
 * Retrieved haplotypes are embedded complete (unmasked), with gradient, by the same embedding,
   pooled over K by a learned softmax and gated into the query before the transformer.
 * Pre-norm blocks with fused attention; padding takes no part in attention.
-* The output logit is ``prior + Σ_i a_i (X_i - prior) + v``: the copying model's logit, moved
+* The output logit is ``prior + f (Σ_i a_i (X_i - prior) + v)``: the copying model's logit, moved
   towards the logits X_i of single settings of its bank, and shifted. The layers that make a and v
-  start at zero, so an untrained network predicts exactly what the copying model does.
+  start at zero, so an untrained network predicts exactly what the copying model does. f is 1
+  within the range of evidence that training saw and falls to 0 outside of it.
 * Evidence and head are about the panel's minor allele; the answer is turned to ALT at the end.
 
 Pure torch: no files, no command line, no retrieval.
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from snvrag.config import ModelConfig
 from snvrag.copying import N_FEATURES, N_LOGITS
-from snvrag.evidence import COUNT_FEATURE, prior_logit, standardise
+from snvrag.evidence import COUNT_FEATURE, FEATURE_LIMIT, NOBODY, SCALE, SHIFT
 from snvrag.tokens import MASK, N_TOKENS, PAD, REF, SOS
 
 
@@ -250,12 +251,22 @@ class Block(nn.Module):
         return out
 
 
-NOBODY = -16.0
-"""Logit of an allele that no other sample carries."""
+def standardise(features: Tensor) -> Tensor:
+    """Columns [..., N_FEATURES] shifted, scaled to order one and clamped."""
+    shift, scale = features.new_tensor(SHIFT), features.new_tensor(1.0 / SCALE)
+    return ((features - shift) * scale).clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
+
+
+def prior_logit(features: Tensor) -> Tensor:
+    """Logit of the minor allele by the copying model alone: [...] of [..., N_FEATURES]."""
+    return torch.logit(torch.sigmoid(features[..., :N_LOGITS]).mean(dim=-1))
 
 
 class CopyingHead(nn.Module):
     """From a site's hidden vector and its evidence to the logit of the minor allele."""
+
+    low: Tensor
+    high: Tensor
 
     def __init__(self, dims: int) -> None:
         super().__init__()
@@ -264,12 +275,26 @@ class CopyingHead(nn.Module):
         for layer in (self.mix, self.shift):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self.register_buffer("low", torch.full((N_FEATURES,), -math.inf))
+        self.register_buffer("high", torch.full((N_FEATURES,), math.inf))
+
+    def set_range(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
+        """Of each column of the evidence, the range in which the network is to be trusted."""
+        self.low.copy_(torch.from_numpy(low))
+        self.high.copy_(torch.from_numpy(high))
+
+    def trust(self, features: Tensor) -> Tensor:
+        """1 within the range, 0 where a column lies a unit of its scale outside: [...]."""
+        outside = torch.maximum(self.low - features, features - self.high)
+        worst = (outside * features.new_tensor(1.0 / SCALE)).amax(dim=-1)
+        return (1.0 - worst).clamp(0.0, 1.0)
 
     def forward(self, hidden: Tensor, features: Tensor) -> Tensor:
         """Logit float32 [..., L] of ``hidden`` [..., L, D] and raw ``features`` [..., L, F]."""
         prior = prior_logit(features)
         towards = features[..., :N_LOGITS] - prior[..., None]
         delta = (self.mix(hidden).float() * towards).sum(-1) + self.shift(hidden)[..., 0].float()
+        delta = delta * self.trust(features)
         # Where nobody else carries the minor allele there is nothing to learn: nobody has it.
         return torch.where(features[..., COUNT_FEATURE] > 0, prior + delta, NOBODY)
 

@@ -1,30 +1,31 @@
 """Which network answers in ``impute``: a trained one, or none beside the copying model.
 
-Torch takes seconds to import, and the copying model does without: it is imported only with a run.
+Torch takes seconds to import, and the copying model and the light network do without: it is
+imported only for a network that reads whole windows.
 """
 
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snvrag.chunks import Chunk
 from snvrag.config import WindowConfig
-from snvrag.copying import DEFAULT_BANK
+from snvrag.copying import DEFAULT_BANK, Bank, Reference
 from snvrag.errors import UsageError
 from snvrag.genetic_map import GeneticMap
+from snvrag.light import LightRefiner, LightWeights
 from snvrag.panel import Panel
-from snvrag.provenance import sha256_file
+from snvrag.provenance import digest_json, sha256_file
 from snvrag.target import TargetHaplotypes
+from snvrag.trained_run import TrainedRun, load_run
+from snvrag.weights import WEIGHTS
 from snvrag.windows import WindowPlan
-
-if TYPE_CHECKING:
-    from snvrag.index_store import IndexStore
-    from snvrag.refinement import Refiner
-    from snvrag.run_folder import TrainedRun
 
 logger = logging.getLogger(__name__)
 
@@ -33,19 +34,47 @@ _TORCH_BYTES = 250 << 20
 _INDEX_BYTES = 64 << 20
 
 
+class Refines(Protocol):
+    """Turns the copying model's evidence into probabilities."""
+
+    def probability(
+        self,
+        chunk: Chunk,
+        some: slice,
+        reference: Reference,
+        calls: NDArray[np.int8],
+        cm: NDArray[np.float64],
+    ) -> NDArray[np.float32]:
+        """P(ALT) float32 [T, L] of target haplotypes ``some`` at a chunk's sites.
+
+        Where a haplotype has a call, the value has no meaning.
+
+        Args:
+            chunk: the sites, whole windows.
+            some: numbers of the target haplotypes.
+            reference: panel haplotypes over the chunk's context.
+            calls: int8 [T, J], alleles at the context's observed sites; -1 is missing.
+            cm: float64, of every site of the context.
+        """
+        ...
+
+
+# Given the target, and int64 [H, 2], the panel haplotypes that each of its haplotypes must not see.
+MakeRefiner = Callable[[TargetHaplotypes, NDArray[np.int64]], Refines]
+
+
 @dataclass(frozen=True, slots=True)
 class ChosenNetwork:
     """The network of ``impute -m``, or its absence."""
 
     windows: WindowConfig
     digest: str | None
+    """Of all that decides the network's answers."""
     meta: list[str]
     """Header lines that say what answered."""
-    run: "TrainedRun | None" = None
-    store: "IndexStore | None" = None
-    device: Any = None
+    refiner: MakeRefiner | None = None
     n_bytes: int | None = None
-    """Memory that network and torch take; None without a network."""
+    """Memory that the network takes; None without one."""
 
     @classmethod
     def open(
@@ -61,21 +90,14 @@ class ChosenNetwork:
         """Load a run and what its network looks things up in; nothing if ``path`` is None.
 
         Raises:
-            UsageError: an option of networks is given without a run.
+            UsageError: an option is given that the network, or its absence, has no use for.
             InputError: the run is absent or damaged.
-            MismatchError: it was trained for other sites, or the index directory is of another
-                panel or window size.
+            MismatchError: it was trained for other sites, its weights are of another network, or
+                the index directory is of another panel or window size.
         """
         if path is None:
-            _refuse_network_options(index_dir, device)
-            bank = " ".join(f"(c={c:g},e={e:g})" for c, e in DEFAULT_BANK)
-            return cls(WindowConfig(), None, [f"##snvrag_copying_bank={bank}"])
-        from snvrag import distributed, retrieval
-        from snvrag.checkpoint import WEIGHTS
-        from snvrag.index_store import IndexStore, default_index_dir
-        from snvrag.refinement import forward_bytes
-        from snvrag.run_folder import load_run
-
+            _refuse_options(index_dir, device, "the copying model alone is in use")
+            return cls(WindowConfig(), None, [_bank_line(DEFAULT_BANK)])
         run = load_run(path)
         run.check_panel(panel)
         if not run.portable and run.identity.get("map_digest") != maps.digest:
@@ -84,41 +106,69 @@ class ChosenNetwork:
                 path,
                 maps.source,
             )
-        distributed.set_threads(threads)
-        retrieval.set_threads(threads)
-        place = distributed.resolve_device(device)
-        run.network.to(place)
-        store = None
-        if run.config.model.network != "light":
-            plan = WindowPlan.from_chromosomes(panel.chromosomes(), run.config.windows)
-            folder = index_dir or default_index_dir(panel.path)
-            store = stack.enter_context(
-                IndexStore.open(folder, panel, plan, budget_bytes=_INDEX_BYTES)
-            )
+        kind = run.config.model.network
+        if kind == "light":
+            _refuse_options(index_dir, device, f"the light network of {path} is in use")
+            refiner, n_bytes = _light(run, panel)
+        else:
+            refiner, n_bytes = _window_network(run, panel, index_dir, device, threads, stack)
         digest = sha256_file(path / WEIGHTS)
-        meta = [f"##snvrag_model={path.resolve().name} {run.config.model.network} {digest}"]
-        n_bytes = _TORCH_BYTES + forward_bytes(run)
-        if store is not None:
-            n_bytes += _INDEX_BYTES
-        return cls(run.config.windows, digest, meta, run, store, place, n_bytes)
-
-    def refiner(
-        self, panel: Panel, target: TargetHaplotypes, exclude: NDArray[np.int64]
-    ) -> "Refiner | None":
-        """The network at work on a target; None without a network."""
-        if self.run is None:
-            return None
-        from snvrag.refinement import Refiner
-
-        return Refiner(self.run, panel, self.store, target, exclude, self.device)
+        meta = [_bank_line(run.bank), f"##snvrag_model={path.resolve().name} {kind} {digest}"]
+        return cls(run.config.windows, digest_json([digest, run.bank]), meta, refiner, n_bytes)
 
 
-def _refuse_network_options(index_dir: Path | None, device: str) -> None:
-    # The copying model runs on the CPU, so that asking for it asks for nothing else.
+def _light(run: TrainedRun, panel: Panel) -> tuple[MakeRefiner, int]:
+    weights = LightWeights.load(run)
+
+    def make(target: TargetHaplotypes, exclude: NDArray[np.int64]) -> LightRefiner:
+        return LightRefiner(weights, run.bank, panel.positions, exclude)
+
+    return make, 0
+
+
+def _window_network(
+    run: TrainedRun,
+    panel: Panel,
+    index_dir: Path | None,
+    device: str,
+    threads: int | None,
+    stack: contextlib.ExitStack,
+) -> tuple[MakeRefiner, int]:
+    from snvrag import distributed, retrieval
+    from snvrag.index_store import IndexStore, default_index_dir
+    from snvrag.model import RagBert
+    from snvrag.refinement import Refiner, forward_bytes
+    from snvrag.run_folder import load_network
+
+    distributed.set_threads(threads)
+    retrieval.set_threads(threads)
+    place = distributed.resolve_device(device)
+    network = load_network(run).to(place)
+    assert isinstance(network, RagBert)  # noqa: S101 - for the type checker
+    plan = WindowPlan.from_chromosomes(panel.chromosomes(), run.config.windows)
+    store = stack.enter_context(
+        IndexStore.open(
+            index_dir or default_index_dir(panel.path), panel, plan, budget_bytes=_INDEX_BYTES
+        )
+    )
+
+    def make(target: TargetHaplotypes, exclude: NDArray[np.int64]) -> Refiner:
+        return Refiner(run, network, panel, store, target, exclude, place)
+
+    return make, _TORCH_BYTES + _INDEX_BYTES + forward_bytes(run, network)
+
+
+def _bank_line(bank: Bank) -> str:
+    settings = " ".join(f"(c={c:g},e={e:g})" for c, e in bank)
+    return f"##snvrag_copying_bank={settings}"
+
+
+def _refuse_options(index_dir: Path | None, device: str, reason: str) -> None:
+    # All this runs on the CPU, so that asking for it asks for nothing else.
     on_other = device not in ("auto", "cpu")
     for option, given in (("--index-dir", index_dir is not None), (f"--device {device}", on_other)):
         if given:
             raise UsageError(
-                f"{option} is for a network, and the copying model alone is in use",
-                "name the network's run with -m RUN, or leave the option out",
+                f"{option} is for a network that reads whole windows, and {reason}",
+                "name such a network's run with -m RUN, or leave the option out",
             )

@@ -1,4 +1,7 @@
-"""A trained network at work: target haplotypes in, probabilities at every panel site out."""
+"""A trained RAG-BERT at work: target haplotypes in, probabilities at every panel site out.
+
+The light network has :mod:`snvrag.light`.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,19 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from snvrag.batch import network_inputs
 from snvrag.chunks import Chunk
-from snvrag.copying import N_FEATURES, Reference, copying_evidence
-from snvrag.dataset import network_inputs, ranking_sites, window_alleles
+from snvrag.copying import Reference, copying_evidence
+from snvrag.dataset import ranking_sites, window_alleles
 from snvrag.dosage import leave_one_out_counts
 from snvrag.index_store import IndexStore
-from snvrag.model import LightNetwork
+from snvrag.model import RagBert
 from snvrag.panel import Panel
 from snvrag.retrieval import Neighbours
-from snvrag.run_folder import TrainedRun
 from snvrag.target import TargetHaplotypes
+from snvrag.trained_run import TrainedRun
 from snvrag.windows import Window
 
-_LIGHT_ROWS = 1 << 14
 _NO_HAPLOTYPE = -1
 # Rows of a window that go through the network at once.
 _ROWS = 16
@@ -27,27 +30,25 @@ _ROWS = 16
 _VECTORS = 16
 
 
-def forward_bytes(run: TrainedRun) -> int:
-    """Bytes of a run's weights and of one forward pass."""
+def forward_bytes(run: TrainedRun, network: RagBert) -> int:
+    """Bytes of a network's weights and of one forward pass."""
     config = run.config.model
-    weights = 4 * run.network.parameter_count()
-    if isinstance(run.network, LightNetwork):
-        return weights + 4 * _LIGHT_ROWS * (2 * config.dims + 3 * N_FEATURES)
     per_token = 4 * config.dims * (_VECTORS + 3 * config.k)
-    return weights + _ROWS * run.config.windows.max_seq_len * per_token
+    return 4 * network.parameter_count() + _ROWS * run.config.windows.max_seq_len * per_token
 
 
 @dataclass(frozen=True, slots=True)
 class Refiner:
-    """A network with what it looks things up in.
+    """A network that reads whole windows, with what it looks things up in.
 
     ``exclude`` is int64 [H, 2], panel haplotypes that a target haplotype must not see; -1 is none.
     """
 
     run: TrainedRun
+    network: RagBert
     panel: Panel
-    store: IndexStore | None
-    """Haplotype indexes; None for the light network, which retrieves nothing itself."""
+    store: IndexStore
+    """Haplotype indexes."""
     target: TargetHaplotypes
     exclude: NDArray[np.int64]
     device: torch.device
@@ -61,33 +62,17 @@ class Refiner:
         calls: NDArray[np.int8],
         cm: NDArray[np.float64],
     ) -> NDArray[np.float32]:
-        """P(ALT) float32 [T, L] of target haplotypes ``some`` at a chunk's sites.
-
-        Where a haplotype has a call, the value has no meaning.
-
-        Args:
-            chunk: the sites, whole windows.
-            some: numbers of the target haplotypes.
-            reference: panel haplotypes over the chunk's context.
-            calls: int8 [T, J], alleles at the context's observed sites; -1 is missing.
-            cm: float64, of every site of the context.
-        """
+        """See :meth:`snvrag.networks.Refines.probability`."""
         bp = self.panel.positions[chunk.first : chunk.last]
         exclude = self.exclude[some]
-        features = copying_evidence(reference, calls, cm, bp, exclude=exclude)
-        network = self.run.network
-        if isinstance(network, LightNetwork):
-            logits = self._light(network, features)
-            return _sigmoid(np.where(reference.minor_is_alt, logits, -logits))
+        features = copying_evidence(reference, calls, cm, bp, exclude=exclude, bank=self.run.bank)
         parts = []
-        assert self.store is not None  # noqa: S101 - for the type checker
         for window in self.store.plan.windows:
             if chunk.start <= window.start < chunk.end:
                 sites = slice(window.start - chunk.start, window.end - chunk.start)
                 minor = reference.minor_is_alt[sites]
                 rows = [
                     self._window(
-                        self.store,
                         window,
                         slice(first, min(first + _ROWS, some.stop)),
                         features[first - some.start : first - some.start + _ROWS, sites],
@@ -98,18 +83,8 @@ class Refiner:
                 parts.append(np.concatenate(rows))
         return _sigmoid(np.concatenate(parts, axis=1))
 
-    def _light(self, network: LightNetwork, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits of the minor allele [T, L]."""
-        flat = torch.from_numpy(features.reshape(-1, features.shape[-1]))
-        parts = [
-            network.refine(rows.to(self.device)).cpu() for rows in torch.split(flat, _LIGHT_ROWS)
-        ]
-        logits: NDArray[np.float32] = torch.cat(parts).numpy().reshape(features.shape[:2])
-        return logits
-
     def _window(
         self,
-        store: IndexStore,
         window: Window,
         some: slice,
         features: NDArray[np.float32],
@@ -117,7 +92,7 @@ class Refiner:
     ) -> NDArray[np.float32]:
         """Logits of ALT [T, n] for one window, by a network that reads whole windows."""
         config = self.run.config
-        context, start, end = store.context(window.index, config.train.flank_windows)
+        context, start, end = self.store.context(window.index, config.train.flank_windows)
         observed, calls = self.target.observed(start, end)
         known = np.zeros((some.stop - some.start, end - start), dtype=bool)
         known[:, observed] = calls[some] >= 0
@@ -130,7 +105,7 @@ class Refiner:
             masked=~known[:, first:last],
             af=self._frequencies(window, self.exclude[some]),
             row_sample=np.arange(len(known)),
-            donors=window_alleles(store, window.index, found.ids),
+            donors=window_alleles(self.store, window.index, found.ids),
             found=found,
             features=features,
             minor_is_alt=minor_is_alt,
@@ -140,7 +115,7 @@ class Refiner:
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
         ):
-            logits = self.run.network(**inputs)
+            logits = self.network(**inputs)
         sites: NDArray[np.float32] = logits[:, 1 : 1 + window.n_snps].float().cpu().numpy()
         return sites
 
@@ -173,7 +148,6 @@ class Refiner:
         ac, an = self.panel.ac[sites], self.panel.an[sites]
         own_n = (exclude >= 0).sum(axis=1, keepdims=True)
         own_alt = np.zeros((len(exclude), window.n_snps), dtype=np.int64)
-        assert self.store is not None  # noqa: S101 - for the type checker
         for row in np.flatnonzero(own_n[:, 0]):
             ids = exclude[row][exclude[row] >= 0]
             own_alt[row] = self.store.get(window.index).alleles(ids).sum(axis=0)

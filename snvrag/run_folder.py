@@ -7,22 +7,21 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from snvrag.checkpoint import WEIGHTS, load_weights
+from snvrag.checkpoint import load_weights
 from snvrag.config import (
     NOT_IN_IDENTITY,
     PRESETS,
     RunConfig,
     TrainConfig,
     WindowConfig,
-    run_config_from_json,
 )
-from snvrag.errors import InputError, MismatchError, OutputError, UsageError
+from snvrag.errors import MismatchError, OutputError, UsageError
 from snvrag.folder_lock import LOCK, folder_lock
 from snvrag.model import LightNetwork, RagBert, SiteEmbedder, SiteEmbedding, build_network
 from snvrag.panel import Panel
@@ -33,13 +32,12 @@ from snvrag.provenance import (
     read_json,
     write_json,
 )
+from snvrag.trained_run import CONFIG, RUN_FORMAT, RUN_VERSION, TrainedRun, load_run
+from snvrag.weights import WEIGHTS
 from snvrag.windows import WindowPlan
 
 logger = logging.getLogger(__name__)
 
-RUN_FORMAT = "snvrag-run"
-RUN_VERSION = 2
-CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 DEFAULT_RUN_NAME = "snvrag-run"
 TRAIN_LOG = "train.log"
@@ -240,11 +238,12 @@ def load_embedder(run: Path | None, windows: WindowConfig, seed: int | None) -> 
             f"{run}: {_other_windows(trained.config.windows, windows)}",
             "give the same --window-size and --max-seq-len as in training",
         )
-    if not isinstance(trained.network, RagBert):
+    network = load_network(trained)
+    if not isinstance(network, RagBert):
         raise MismatchError(
             f"{run}: its network (preset light) has no embedding", "give a run of another preset"
         )
-    return SiteEmbedder(trained.network.embedding)
+    return SiteEmbedder(network.embedding)
 
 
 def _other_windows(trained: WindowConfig, wanted: WindowConfig) -> str:
@@ -254,63 +253,13 @@ def _other_windows(trained: WindowConfig, wanted: WindowConfig) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class TrainedRun:
-    """A finished or interrupted run as ``impute -m`` uses it."""
-
-    path: Path
-    config: RunConfig
-    network: "LightNetwork | RagBert"
-    """With the best weights, in eval mode."""
-    identity: dict[str, Any]
-
-    @property
-    def portable(self) -> bool:
-        """Whether the network may serve panels of any sites: ``config.json`` has to say so.
-
-        Only a light network can: it reads each site's evidence and no positions in a window.
-        """
-        return self.identity.get("portable") is True and self.config.model.network == "light"
-
-    def check_panel(self, panel: Panel) -> None:
-        """Refuse a panel with other sites than the network was trained for.
-
-        Raises:
-            MismatchError: the network is not portable; shows both sets of sites.
-        """
-        if self.portable or self.identity.get("sites_digest") == panel.sites.digest():
-            return
-        ours = [
-            f"{name}:{panel.positions[first]:,}-{panel.positions[last - 1]:,}, {last - first:,}"
-            for name, first, last in panel.sites.chromosomes()
-        ]
-        theirs = [
-            f"{name}:{first:,}-{last:,}, {n:,}"
-            for name, n, first, last in self.identity.get("chromosomes", [])
-        ]
-        raise MismatchError(
-            f"{self.path}: was trained for other sites ({'; '.join(theirs)} sites) than those of "
-            f"{panel.path} ({'; '.join(ours)} sites)",
-            f"train on this panel: snvrag train {panel.path}, or impute without -m",
-        )
-
-
-def load_run(path: Path) -> TrainedRun:
-    """Load the best network of a run folder.
+def load_network(run: TrainedRun) -> LightNetwork | RagBert:
+    """The network of a run with its best weights, in eval mode.
 
     Raises:
-        InputError: the folder's files are absent, damaged or of another format version.
-        MismatchError: the weights are not of the network that its ``config.json`` describes.
+        InputError: the weights are absent or damaged.
+        MismatchError: they are not of the network that the run's ``config.json`` describes.
     """
-    identity = read_json(path / CONFIG)
-    found = (identity.get("format_name"), identity.get("format_version"))
-    if found != (RUN_FORMAT, RUN_VERSION):
-        raise InputError(
-            f"{path / CONFIG}: format {found[0]!r} version {found[1]!r}, not {RUN_FORMAT!r} "
-            f"version {RUN_VERSION}",
-            "give a folder that snvrag train wrote, or train again",
-        )
-    config = run_config_from_json(identity.get("config", {}), str(path / CONFIG))
-    network = build_network(config.model, config.windows.max_seq_len)
-    load_weights(network, path / WEIGHTS)
-    return TrainedRun(path, config, network.eval(), identity)
+    network = build_network(run.config.model, run.config.windows.max_seq_len)
+    load_weights(network, run.path / WEIGHTS)
+    return network.eval()

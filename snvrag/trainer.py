@@ -1,5 +1,6 @@
 """The training loop: window-grouped batches, validation on held-out samples, checkpoints."""
 
+import json
 import logging
 import math
 import time
@@ -7,12 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from snvrag.array_sites import ArraySites
+from snvrag.bank import CopyingFit, fit_copying
+from snvrag.batch import Batch
 from snvrag.batch_plan import BatchPlan, plan_epoch, plan_validation
 from snvrag.checkpoint import (
-    WEIGHTS,
     Checkpoint,
     agree_on_checkpoint,
     save_checkpoint,
@@ -20,7 +23,7 @@ from snvrag.checkpoint import (
 )
 from snvrag.cohorts import Cohorts
 from snvrag.config import RunConfig
-from snvrag.dataset import Batch, WindowBatches
+from snvrag.dataset import WindowBatches
 from snvrag.distributed import (
     Ranks,
     available_memory,
@@ -41,6 +44,7 @@ from snvrag.optimizer import (
     rows_that_fit,
 )
 from snvrag.panel import Panel
+from snvrag.provenance import read_json
 from snvrag.run_folder import (
     CHECKPOINTS,
     TENSORBOARD,
@@ -50,6 +54,8 @@ from snvrag.run_folder import (
     write_metrics,
     write_scalars,
 )
+from snvrag.trained_run import BANK, CONFIG, bank_from_json
+from snvrag.weights import WEIGHTS
 from snvrag.windows import WindowPlan
 
 logger = logging.getLogger(__name__)
@@ -164,11 +170,8 @@ class Trainer:
             found = agree_on_checkpoint(self.output, CHECKPOINTS, self.ranks)
         if found is not None:
             self._restore(found, keep_rows=max_memory is None)
-        elif self.ranks.is_main:
-            origin = {str(self.panel.path): self.panel.digest} | self.cohorts.inputs()
-            if self.sites is not None:
-                origin[str(self.sites.source)] = self.sites.digest
-            write_identity(self.output, self.identity, seed=self.config.train.seed, inputs=origin)
+        else:
+            self._begin()
         train = self.config.train
         if train.warmup_steps > self.total_steps:
             logger.warning(
@@ -181,6 +184,27 @@ class Trainer:
         if tensorboard is not None and self.ranks.is_main:
             self.tensorboard = tensorboard(str(self.output / TENSORBOARD))
         self.observer.on_start(self._start_block(threads))
+
+    def _begin(self) -> None:
+        """Fit the copying model and write ``config.json``."""
+        fit: CopyingFit | None = None
+
+        def settings() -> str:
+            nonlocal fit
+            fit = fit_copying(self.batches)
+            return json.dumps([fit.bank, fit.low, fit.high])
+
+        bank, low, high = json.loads(self.ranks.once(settings))
+        self.batches.bank = bank_from_json(bank, "rank 0")
+        self.model.head.set_range(np.array(low, np.float32), np.array(high, np.float32))
+        if fit is not None:
+            logger.info("copying model %s, %.1f s", fit, fit.seconds)
+        if self.ranks.is_main:
+            origin = {str(self.panel.path): self.panel.digest} | self.cohorts.inputs()
+            if self.sites is not None:
+                origin[str(self.sites.source)] = self.sites.digest
+            identity = {**self.identity, BANK: bank}
+            write_identity(self.output, identity, seed=self.config.train.seed, inputs=origin)
 
     def _sharers(self) -> int:
         """Processes that share the memory of this one's device."""
@@ -203,6 +227,7 @@ class Trainer:
             "sampler": "window-grouped",
             "array_sites": "none given" if self.sites is None else str(self.sites),
             **self.batches.masks.describe([(w.start, w.end) for w in self.plan.windows]),
+            "copying_bank": " ".join(f"(c={c:g},e={e:g})" for c, e in self.batches.bank),
             "parameters": self.model.parameter_count(),
             "device": str(self.device),
             "threads": threads,
@@ -213,6 +238,8 @@ class Trainer:
 
     def _restore(self, found: Checkpoint, *, keep_rows: bool) -> None:
         check_identity(self.output, self.identity)
+        where = self.output / CONFIG
+        self.batches.bank = bank_from_json(read_json(where).get(BANK), str(where))
         found.restore(self.model, self.optimizer)
         state = found.state
         try:

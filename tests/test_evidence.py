@@ -14,7 +14,8 @@ from snvrag.copying import (
     copying_evidence,
     copying_probability,
 )
-from snvrag.evidence import FEATURE_LIMIT, FEATURES, prior_logit, standardise
+from snvrag.evidence import FEATURE_LIMIT, FEATURES
+from snvrag.model import prior_logit, standardise
 
 NEAR = 0.7
 
@@ -102,7 +103,7 @@ def test_the_prior_is_the_copying_models_own_answer():
     reference, queries, observed, cm, bp = case()
     found = Reference.of(reference, observed)
     features = torch.from_numpy(copying_evidence(found, queries[:, observed], cm, bp))
-    p = copying_probability(found, queries[:, observed], cm, bp)
+    p = copying_probability(found, queries[:, observed], cm, bp, bank=EVIDENCE_BANK)
     minor = np.where(found.minor_is_alt, p, 1 - p)[:, ~observed]
     prior = torch.sigmoid(prior_logit(features)).numpy()[:, ~observed]
     np.testing.assert_allclose(prior, minor, atol=1.5e-4)

@@ -32,6 +32,8 @@ ORDER = (
         "cohorts",
         "copying",
         "evidence",
+        "weights",
+        "trained_run",
     ),
     *(
         "model",
@@ -44,7 +46,7 @@ ORDER = (
         "metrics",
         "evaluation",
     ),
-    *("plots", "batch_plan", "dataset", "run_folder", "observer", "run_log"),
+    *("plots", "batch_plan", "batch", "dataset", "bank", "run_folder", "observer", "run_log"),
     *(
         "trainer",
         "training",
@@ -52,6 +54,7 @@ ORDER = (
         "selection",
         "chunks",
         "workdir",
+        "light",
         "refinement",
         "networks",
         "imputation",
@@ -68,7 +71,7 @@ OWNERS = {
     "faiss": {"retrieval"},
     "numba": {"copying"},
     "matplotlib": {"plots"},
-    "safetensors": {"checkpoint"},
+    "safetensors": {"checkpoint", "weights"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

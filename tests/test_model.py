@@ -6,7 +6,7 @@ import torch
 
 from snvrag.config import ModelConfig
 from snvrag.copying import N_FEATURES
-from snvrag.evidence import COUNT_FEATURE, prior_logit
+from snvrag.evidence import COUNT_FEATURE
 from snvrag.model import (
     NOBODY,
     RagBert,
@@ -14,6 +14,7 @@ from snvrag.model import (
     SiteEmbedding,
     allele_tokens,
     build_network,
+    prior_logit,
     to_sequence,
 )
 from snvrag.tokens import ALT, MASK, PAD, REF, SOS

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import cyvcf2
@@ -14,11 +17,16 @@ from conftest import mosaic, write_vcf
 from snvrag.checkpoint import load_weights, save_weights
 from snvrag.config import run_config
 from snvrag.conversion import convert
-from snvrag.errors import InputError, MismatchError
+from snvrag.copying import EVIDENCE_BANK, N_FEATURES, copying_probability
+from snvrag.errors import InputError, MismatchError, UsageError
 from snvrag.evaluation import evaluate
+from snvrag.evidence import COUNT_FEATURE, SCALE, SHIFT
 from snvrag.imputation import impute
 from snvrag.index_store import build_index
-from snvrag.model import build_network
+from snvrag.light import LightWeights, light_shapes
+from snvrag.model import build_network, prior_logit, standardise
+from snvrag.run_folder import load_network
+from snvrag.trained_run import TrainedRun, load_run
 from snvrag.training import train
 from snvrag.vcf import DosageReader
 
@@ -81,9 +89,14 @@ def run(case, folder, name="out.vcf.gz", **options):
 
 
 @pytest.mark.parametrize("network", ["light", "bert"])
-def test_an_untrained_network_imputes_as_the_copying_model_does(case, tmp_path, network):
+def test_an_untrained_network_imputes_as_its_copying_model_does(
+    case, tmp_path, network, monkeypatch
+):
+    model = case / f"{network}-untrained"
+    blank = run(case, tmp_path, model=model)
+    fitted = partial(copying_probability, bank=load_run(model).bank)
+    monkeypatch.setattr("snvrag.imputation.copying_probability", fitted)
     alone = run(case, tmp_path, "alone.vcf.gz")
-    blank = run(case, tmp_path, model=case / f"{network}-untrained")
     np.testing.assert_allclose(blank, alone, atol=1.001e-3)
 
 
@@ -119,7 +132,8 @@ def test_the_output_names_the_network(case, tmp_path, network):
     vcf.close()
     kind = "light" if network == "light" else "bert"
     assert f"##snvrag_model={network} {kind} " in header
-    assert "snvrag_copying_bank" not in header
+    bank = " ".join(f"(c={c:g},e={e:g})" for c, e in load_run(case / network).bank)
+    assert f"##snvrag_copying_bank={bank}\n" in header
 
 
 def test_the_network_is_named_from_within_its_folder_too(case, tmp_path, monkeypatch):
@@ -222,3 +236,91 @@ def test_weights_survive_the_round_trip(case):
     with pytest.raises(MismatchError, match="other shape"):
         load_weights(build_network(other, 104), case / "light" / "model.safetensors")
     assert torch.isfinite(network.head.shift.weight).all()
+
+
+def evidence(rows, seed=0):
+    """Plausible columns, some of them far out of any range, some rows of alleles of nobody."""
+    generator = np.random.default_rng(seed)
+    features = SHIFT + SCALE * generator.normal(0, 1.5, (rows, N_FEATURES))
+    features[:, :5] = features[:, :5].clip(-9.2, 9.2)
+    features[::7, COUNT_FEATURE] = 0
+    return features.astype(np.float32)
+
+
+@pytest.mark.parametrize(("dims", "layers"), [(16, 1), (64, 3), (30, 2)])
+def test_compiled_light_network_gives_what_torch_gives(tmp_path, dims, layers):
+    config = run_config({"preset": "light", "dims": dims, "layers": layers})
+    network = build_network(config.model, config.windows.max_seq_len)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    network.head.set_range(SHIFT - SCALE, SHIFT + 2 * SCALE)
+    save_weights(network, tmp_path / "model.safetensors")
+    run = TrainedRun(tmp_path, config, EVIDENCE_BANK, {})
+    features = evidence(1001)
+    with torch.no_grad():
+        expected = network.refine(torch.from_numpy(features)).numpy()
+        trust = network.head.trust(torch.from_numpy(features))
+    assert 0 < trust.mean() < 1
+    assert {0.0} < set(trust.tolist())
+    np.testing.assert_allclose(LightWeights.load(run).refine(features), expected, atol=2e-4)
+    shapes = {k: tuple(v.shape) for k, v in network.state_dict().items()}
+    assert light_shapes(config.model) == shapes
+
+
+def test_out_of_range_the_correction_fades_to_nothing(case):
+    network = load_network(load_run(case / "light"))
+    with torch.no_grad():
+        network.head.shift.bias.fill_(1.0)
+        inside = torch.where(
+            torch.isfinite(network.head.low), (network.head.low + network.head.high) / 2, 0.0
+        )
+        inside[COUNT_FEATURE] = inside[COUNT_FEATURE].clamp(min=1.0)
+        rows = inside.repeat(4, 1)
+        distance = torch.tensor([0.0, 0.25, 1.0, 5.0])
+        column = 7
+        rows[1:, column] = network.head.high[column] + distance[1:] * float(SCALE[column])
+        delta = network.refine(rows) - prior_logit(rows)
+        inner = network.head(network.body(standardise(rows)), rows) - prior_logit(rows)
+    assert torch.allclose(network.head.trust(rows), torch.tensor([1.0, 0.75, 0.0, 0.0]), atol=1e-5)
+    assert torch.equal(delta, inner)
+    assert delta[0].abs() > 0.1
+    assert torch.equal(delta[2:], torch.zeros(2))
+
+
+def test_the_range_is_that_of_the_training_evidence(case):
+    head = load_network(load_run(case / "light")).head
+    assert torch.isfinite(head.low).all()
+    assert torch.isfinite(head.high).all()
+    assert (head.low <= head.high).all()
+    # 120 haplotypes without a tenth of validation and the query's own two.
+    assert 2 <= float(2 ** head.high[COUNT_FEATURE] - 1) <= 120 / 2
+
+
+def test_the_light_network_imputes_without_torch(case, tmp_path):
+    words = ["impute", case / "target.vcf", "-r", case / "panel.h5", "-m", case / "light"]
+    code = (
+        "import sys\nfrom snvrag.cli.app import app\n"
+        f"app({[str(w) for w in [*words, '-o', tmp_path / 'o.vcf.gz', '-q']]}, "
+        "standalone_mode=False)\nsys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "o.vcf.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"device": "cuda"}, "--device cuda"), ({"index_dir": "i"}, "--index-dir")],
+)
+def test_options_of_window_networks_are_refused_with_the_light_one(case, tmp_path, options, word):
+    with pytest.raises(UsageError, match=f"{word}.*light network"):
+        run(case, tmp_path, model=case / "light", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bank", [None, [], [[8, 0.01]] * 4, [[0, 0.01]] * 5, [[8, 0.7]] * 5, "x"])
+def test_a_run_without_a_sound_bank_is_refused(case, tmp_path, bank):
+    saved = json.loads((case / "light" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"bank": bank}))
+    with pytest.raises(InputError, match=r"config\.json: the copying model's bank"):
+        load_run(tmp_path)

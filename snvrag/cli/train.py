@@ -227,6 +227,14 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    bank: Annotated[
+        str | None,
+        typer.Option(
+            "--bank",
+            help="Settings of the copying model: fitted to the panel (default), or default.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     validation_fraction: Annotated[
         float | None,
         typer.Option(

@@ -1,9 +1,11 @@
 """The copying model of Li & Stephens: probabilities, and evidence for a network."""
 
 from snvrag.copying.kernels import N_FEATURES, N_LOGITS, REACH_CM
+from snvrag.copying.perceptron import refine_rows
 from snvrag.copying.reference import (
     DEFAULT_BANK,
     EVIDENCE_BANK,
+    Bank,
     Reference,
     copying_evidence,
     copying_probability,
@@ -17,9 +19,11 @@ __all__ = [
     "N_FEATURES",
     "N_LOGITS",
     "REACH_CM",
+    "Bank",
     "Reference",
     "copying_evidence",
     "copying_probability",
     "genetic_coordinate",
+    "refine_rows",
     "set_threads",
 ]

@@ -13,7 +13,7 @@ from snvrag.copying.compiling import compiled as _compiled
 
 N_FEATURES = 27  # columns of the evidence; snvrag/evidence.py names them
 N_LOGITS = 5  # the first of them: one logit per setting of the bank
-MAIN_SETTING = 1  # whose posterior the other columns describe
+MAIN_SETTING = 0  # whose posterior the other columns describe
 REACH_CM = 2.0  # runs are followed this far to either side
 _BLOCK = 64
 _NEAR = 0.7

@@ -1,0 +1,157 @@
+"""The copying model's settings, chosen by leave-one-out on the panel.
+
+Switch rate and mismatch probability that predict masked alleles best depend on the panel: its size,
+its errors, how related its people are. Some training batches are predicted with every setting of a
+grid, and a bank is grown greedily: each step adds the setting with which the average of the bank's
+probabilities predicts best. The figure is the cross-entropy of masked alleles relative to that of
+the bare allele frequency, averaged over bins of minor-allele frequency, so that rare alleles count
+as much as common ones.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snvrag.batch_plan import BatchPlan, plan_epoch
+from snvrag.config import FITTED
+from snvrag.copying import EVIDENCE_BANK, N_LOGITS, Bank
+from snvrag.dataset import WindowBatches
+from snvrag.errors import InputError
+
+RATES = (1.0, 2.0, 4.0, 8.0, 16.0)
+ERRORS = (0.0003, 0.003, 0.03)
+GRID: Bank = tuple(product(RATES, ERRORS))
+_MAF_EDGES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+# A bin must hold this many minor alleles to be heard.
+_LEAST_CARRIED = 20
+_LEAST = 1e-4
+# Samples per batch that is looked at, and how many batches: fewer the larger the panel, to keep the
+# choice within seconds.
+_SAMPLES = 8
+_MOST_BATCHES, _LEAST_BATCHES = 16, 4
+_WORK = 16 * 480
+
+
+@dataclass(frozen=True, slots=True)
+class CopyingFit:
+    """What a run knows about the copying model before its first step."""
+
+    bank: Bank
+    low: list[float]
+    """Of each column of the evidence, the least value seen."""
+    high: list[float]
+    """Likewise the largest."""
+    loss: float
+    """Cross-entropy by this bank, relative to the allele frequency's, averaged over MAF bins."""
+    default_loss: float
+    """The same by the default bank."""
+    seconds: float
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"({c:g}, {e:g})" for c, e in self.bank)
+        return f"(c, e) = {settings}: loss {self.loss:.4f}, default {self.default_loss:.4f}"
+
+
+def fit_copying(batches: WindowBatches) -> CopyingFit:
+    """Choose the bank, unless the run is to keep the default one, and find its evidence's range.
+
+    The training cohort is asked, under masks of epoch 0; the choice follows from the run's seed.
+
+    Raises:
+        InputError: there is nothing to predict.
+    """
+    began = time.perf_counter()
+    bank, losses = EVIDENCE_BANK, (float("nan"), float("nan"))
+    train, learners = batches.config.train, batches.cohorts.training
+    n_batches = max(_LEAST_BATCHES, min(_MOST_BATCHES, _WORK // batches.panel.n_haplotypes))
+    items = plan_epoch(learners.samples, learners.windows, _SAMPLES, train.seed, 0, limit=n_batches)
+    if train.bank == FITTED:
+        grid = list(dict.fromkeys((*EVIDENCE_BANK, *GRID)))
+        bank, losses = _choose(_Predictions.make(batches, items, grid))
+    low: NDArray[np.float32] | None = None
+    high: NDArray[np.float32] | None = None
+    for item in items:
+        evidence = batches.copying_case(item, 0).evidence(bank)
+        seen = evidence[batches.truth(item, 0).scored]
+        if len(seen):
+            low = seen.min(axis=0) if low is None else np.minimum(low, seen.min(axis=0))
+            high = seen.max(axis=0) if high is None else np.maximum(high, seen.max(axis=0))
+    if low is None or high is None:
+        raise InputError(
+            f"{batches.panel.path}: no masked site has an allele that two people carry",
+            "train on a panel with more people or more sites",
+        )
+    return CopyingFit(
+        bank=bank,
+        low=[float(x) for x in low],
+        high=[float(x) for x in high],
+        loss=losses[0],
+        default_loss=losses[1],
+        seconds=time.perf_counter() - began,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Predictions:
+    """Each setting's answers at N scored alleles."""
+
+    grid: Bank
+    probability: NDArray[np.float32]
+    """float32 [settings, N], of the minor allele."""
+    minor: NDArray[np.bool_]
+    """bool [N], whether it is the minor allele."""
+    bins: NDArray[np.int64]
+    """int64 [N], bin of minor-allele frequency."""
+
+    @classmethod
+    def make(
+        cls, batches: WindowBatches, items: Sequence[BatchPlan], grid: Sequence[tuple[float, float]]
+    ) -> "_Predictions":
+        probability, minor, frequency = [], [], []
+        for item in items:
+            case, truth = batches.copying_case(item, 0), batches.truth(item, 0)
+            found = np.stack([case.minor_probability((setting,)) for setting in grid])
+            probability.append(found[:, truth.scored])
+            minor.append((truth.alleles == case.reference.minor_is_alt)[truth.scored])
+            af = truth.af[truth.row_sample][truth.scored]
+            frequency.append(np.minimum(af, 1 - af))
+        return cls(
+            tuple(grid),
+            np.concatenate(probability, axis=1),
+            np.concatenate(minor),
+            np.digitize(np.concatenate(frequency), _MAF_EDGES, right=True),
+        )
+
+    def loss(self, probability: NDArray[np.float32]) -> float:
+        """Relative cross-entropy, averaged over the bins; see the module."""
+        p = np.where(self.minor, probability, 1 - probability).clip(_LEAST, 1.0)
+        loss = -np.log(p)
+        n = np.bincount(self.bins, minlength=len(_MAF_EDGES) + 1)
+        carried = np.bincount(self.bins, self.minor, minlength=len(n))
+        total = np.bincount(self.bins, loss, minlength=len(n))
+        heard = (carried >= min(_LEAST_CARRIED, carried.max())) & (carried > 0) & (carried < n)
+        if not heard.any():
+            return float(total.sum() / max(1, n.sum()))
+        f = carried[heard] / n[heard]
+        entropy = -(f * np.log(f) + (1 - f) * np.log1p(-f))
+        return float(np.mean(total[heard] / n[heard] / entropy))
+
+
+def _choose(seen: _Predictions) -> tuple[Bank, tuple[float, float]]:
+    """The bank, its loss and the default bank's."""
+    chosen: list[int] = []
+    total = np.zeros_like(seen.probability[0])
+    best = float("nan")
+    while len(chosen) < N_LOGITS:
+        left = [i for i in range(len(seen.grid)) if i not in chosen]
+        losses = [seen.loss((total + seen.probability[i]) / (len(chosen) + 1)) for i in left]
+        best = min(losses)
+        chosen.append(left[losses.index(best)])
+        total += seen.probability[chosen[-1]]
+    default = [seen.grid.index(setting) for setting in EVIDENCE_BANK]
+    default_loss = seen.loss(seen.probability[default].mean(axis=0))
+    return tuple(seen.grid[i] for i in chosen), (best, default_loss)

@@ -1,0 +1,99 @@
+"""A training run's folder as others use it: which panel, which settings, which network.
+
+Read without torch, since imputing with the light network does without.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snvrag.config import RunConfig, run_config_from_json
+from snvrag.copying import N_LOGITS, Bank
+from snvrag.errors import InputError, MismatchError
+from snvrag.panel import Panel
+from snvrag.provenance import read_json
+
+RUN_FORMAT = "snvrag-run"
+RUN_VERSION = 3
+CONFIG = "config.json"
+BANK = "bank"
+"""Key of the copying model's settings in ``config.json``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """A finished or interrupted run as ``impute -m`` uses it."""
+
+    path: Path
+    config: RunConfig
+    bank: Bank
+    """Settings of the copying model whose evidence the network was trained with."""
+    identity: dict[str, Any]
+
+    @property
+    def portable(self) -> bool:
+        """Whether the network may serve panels of any sites: ``config.json`` has to say so.
+
+        Only a light network can: it reads each site's evidence and no positions in a window.
+        """
+        return self.identity.get("portable") is True and self.config.model.network == "light"
+
+    def check_panel(self, panel: Panel) -> None:
+        """Refuse a panel with other sites than the network was trained for.
+
+        Raises:
+            MismatchError: the network is not portable; shows both sets of sites.
+        """
+        if self.portable or self.identity.get("sites_digest") == panel.sites.digest():
+            return
+        ours = [
+            f"{name}:{panel.positions[first]:,}-{panel.positions[last - 1]:,}, {last - first:,}"
+            for name, first, last in panel.sites.chromosomes()
+        ]
+        theirs = [
+            f"{name}:{first:,}-{last:,}, {n:,}"
+            for name, n, first, last in self.identity.get("chromosomes", [])
+        ]
+        raise MismatchError(
+            f"{self.path}: was trained for other sites ({'; '.join(theirs)} sites) than those of "
+            f"{panel.path} ({'; '.join(ours)} sites)",
+            f"train on this panel: snvrag train {panel.path}, or impute without -m",
+        )
+
+
+def load_run(path: Path) -> TrainedRun:
+    """Read what a run folder says of itself; its weights stay where they are.
+
+    Raises:
+        InputError: the folder's ``config.json`` is absent, damaged or of another format version.
+    """
+    where = path / CONFIG
+    identity = read_json(where)
+    found = (identity.get("format_name"), identity.get("format_version"))
+    if found != (RUN_FORMAT, RUN_VERSION):
+        raise InputError(
+            f"{where}: format {found[0]!r} version {found[1]!r}, not {RUN_FORMAT!r} "
+            f"version {RUN_VERSION}",
+            "give a folder that snvrag train wrote, or train again",
+        )
+    config = run_config_from_json(identity.get("config", {}), str(where))
+    return TrainedRun(path, config, bank_from_json(identity.get(BANK), str(where)), identity)
+
+
+def bank_from_json(value: Any, where: str) -> Bank:
+    """A bank as ``config.json`` holds it.
+
+    Raises:
+        InputError: it is none; ``where`` names the file.
+    """
+    try:
+        bank = tuple((float(c), float(e)) for c, e in value)
+    except (TypeError, ValueError):
+        bank = ()
+    if len(bank) != N_LOGITS or not all(0 < c < 1e6 and 0 < e < 0.5 for c, e in bank):
+        raise InputError(
+            f"{where}: the copying model's bank is not {N_LOGITS} pairs of a switch rate and a "
+            "mismatch probability below 0.5",
+            "give a folder that snvrag train wrote, or train again",
+        )
+    return bank
