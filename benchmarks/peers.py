@@ -1,13 +1,19 @@
 """Beagle, Minimac4 and snvrag side by side on one target: accuracy, CPU and wall seconds, memory.
 
     python benchmarks/peers.py [--data DIR] [--targets array random10 random50] [--plot PNG]
-                               [--model RUN] [--only NAME …] [--json]
+                               [--model RUN] [--only NAME …] [--confidence] [--json]
 
 Every tool runs on one thread, one after the other; a tool that is not installed is skipped. The
 accuracy is ``snvrag evaluate``'s: aggregate dosage r² of the panel's minor allele. For snvrag the
 second of two runs counts, since numba compiles the kernels once per installation (the first run's
 CPU seconds are shown too); its panel is converted beforehand, as Minimac4's is compressed. With
 ``--model`` a row ``snvrag -m`` shows what a trained run makes of it.
+
+With ``--confidence`` the table tells what probabilities and quality scores are worth: expected
+calibration error of dosages and genotypes, and the file's own estimate (CR2, DR2 or R2) against
+true r² at masked sites that vary in the truth. Two more columns part tool from formula: the
+correlation when each tool's own haplotype dosages are scored by Minimac4's and Beagle's formula,
+and by snvrag's.
 """
 
 import argparse
@@ -23,6 +29,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import cyvcf2
+import numpy as np
+
+from snvrag.dosage import estimated_r2, variance_ratio
 from snvrag.evaluation import Evaluation, evaluate
 from snvrag.panel import Panel
 from snvrag.plots import plot_accuracy
@@ -30,6 +40,7 @@ from snvrag.plots import plot_accuracy
 DATA = Path(__file__).resolve().parents[2] / "shared/data/chr20/dev"
 TARGETS = ("array", "random10", "random50")
 EFFECTIVE_SIZE = 20_000
+FORMULAS = {"ratio": variance_ratio, "snvrag": estimated_r2}
 EDGES = ("<=.005", "<=.01", "<=.02", "<=.05", "<=.1", "<=.2", "<=.5", "all")
 
 
@@ -50,16 +61,18 @@ class Case:
     target: str
     folder: Path
     model: Path | None
+    haplotypes: bool = False
+    """Whether the tools write haplotype dosages too."""
 
     @property
     def vcf(self) -> Path:
         """The target's file."""
         return self.data / f"target.{self.target}.vcf.gz"
 
-    @property
-    def map(self) -> Path:
-        """The genetic map in PLINK form."""
-        return self.data.parent / "map.plink.map"
+    def map(self, kind: str) -> Path:
+        """The genetic map as ``plink.map`` or ``minimac4.txt``, with the data or one folder up."""
+        own = self.data / f"map.{kind}"
+        return own if own.exists() else self.data.parent / own.name
 
 
 def measure(command: list[str]) -> Cost:
@@ -86,7 +99,7 @@ def run_snvrag(case: Case, *more: str) -> tuple[Path, Cost]:
     out = case.folder / "snvrag.vcf.gz"
     command = [sys.executable, "-m", "snvrag", "impute", str(case.vcf), "-r"]
     command += [str(case.folder / "panel.h5"), "-o", str(out), "--threads", "1", "--force", "-q"]
-    command += ["--map", str(case.map), *more]
+    command += ["--map", str(case.map("plink.map")), *(["--hds"] if case.haplotypes else []), *more]
     first = measure(command)
     cost = measure(command)
     say(f"    snvrag, first run of the installation: {first.cpu_seconds:.1f} CPU s")
@@ -102,7 +115,8 @@ def run_beagle(case: Case) -> tuple[Path, Cost]:
     """Impute with Beagle and its map."""
     prefix = case.folder / "beagle"
     command = ["beagle", f"gt={case.vcf}", f"ref={case.data / 'panel.vcf.gz'}", f"out={prefix}"]
-    command += [f"map={case.map}", "nthreads=1", "gp=true"]
+    command += [f"map={case.map('plink.map')}", "nthreads=1", "gp=true"]
+    command += ["ap=true"] if case.haplotypes else []
     return prefix.with_suffix(".vcf.gz"), measure(command)
 
 
@@ -111,7 +125,7 @@ def scaled_map(case: Case) -> Path:
     path = case.folder / "map.scaled.txt"
     with Panel.open(case.folder / "panel.h5") as panel:
         factor = 4 * EFFECTIVE_SIZE / panel.n_haplotypes
-    lines = (case.data.parent / "map.minimac4.txt").read_text().splitlines()
+    lines = case.map("minimac4.txt").read_text().splitlines()
     rows = [line.split() for line in lines[1:]]
     scaled = [f"{chrom}\t{pos}\t{float(cm) * factor:.6f}" for chrom, pos, cm in rows]
     path.write_text("\n".join([lines[0], *scaled]) + "\n")
@@ -144,7 +158,39 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def compare(case: Case, only: list[str] | None) -> list[tuple[Evaluation, Cost]]:
+def formula_correlations(path: Path, accuracy: Evaluation) -> dict[str, float]:
+    """Correlation with true r² of each formula's score, from a file's haplotype dosages."""
+    true = {accuracy.sites.table.key(i): r2 for i, r2 in enumerate(accuracy.sites.r2)}
+    pairs = []
+    for record in cyvcf2.VCF(str(path)):
+        key = f"{record.CHROM}:{record.POS}:{record.REF}:{record.ALT[0]}"
+        r2 = true.get(key, np.nan)
+        fields = [name for name in ("HDS", "AP1", "AP2") if name in record.FORMAT]
+        if np.isnan(r2) or not fields:
+            continue
+        hds = np.concatenate([record.format(name).ravel() for name in fields])[None]
+        hds = hds[:, ~np.isnan(hds[0])]
+        pairs.append((r2, *(float(formula(hds)[0]) for formula in FORMULAS.values())))
+    if not pairs:
+        return dict.fromkeys(FORMULAS, float("nan"))
+    r2, *scores = np.array(pairs).T
+    return {
+        name: float(np.corrcoef(score, r2)[0, 1]) if score.std() and r2.std() else float("nan")
+        for name, score in zip(FORMULAS, scores, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class Result:
+    """One tool on one target."""
+
+    accuracy: Evaluation
+    cost: Cost
+    formulas: dict[str, float] | None
+    """Of :data:`FORMULAS`; None unless asked for."""
+
+
+def compare(case: Case, only: list[str] | None) -> list[Result]:
     """Run the tools on one target."""
     found = []
     for label, short, program, work in TOOLS:
@@ -161,29 +207,52 @@ def compare(case: Case, only: list[str] | None) -> list[tuple[Evaluation, Cost]]
             observed=case.data / f"sites.{case.target}.txt",
             label=label,
         )
-        found.append((accuracy, cost))
+        formulas = formula_correlations(out, accuracy) if case.haplotypes else None
+        found.append(Result(accuracy, cost, formulas))
     return found
 
 
-def header() -> str:
+def header(*, confidence: bool) -> str:
     """The table's head; every row has the same columns."""
+    begin = f"{'target':<9} {'tool':<11}"
+    if confidence:
+        names = ("ECE DS", "ECE GP", "r", "rare", "low", "common", "diff", "rms", *FORMULAS)
+        return " ".join([begin, *(f"{name:>6}" for name in names)])
     edges = " ".join(f"{edge:>6}" for edge in EDGES)
-    return f"{'target':<9} {'tool':<11} {edges} {'CPU s':>7} {'wall s':>7} {'MB':>6} {'DR2 r':>6}"
+    return f"{begin} {edges} {'CPU s':>7} {'wall s':>7} {'MB':>6} {'score r':>7}"
 
 
-def row(target: str, accuracy: Evaluation, cost: Cost) -> str:
+def row(target: str, found: Result, *, confidence: bool) -> str:
     """One line of the table."""
+    accuracy, cost = found.accuracy, found.cost
+    begin = f"{target:<9} {accuracy.label:<11}"
+    if confidence:
+        return " ".join([begin, *confidence_figures(found)])
     bins = " ".join(f"{b.aggregate_r2:6.3f}" for b in [*accuracy.bins, accuracy.all])
     spent = f"{cost.cpu_seconds:7.1f} {cost.wall_seconds:7.1f} {cost.peak_mb:6.0f}"
-    score = f"{accuracy.quality.correlation:6.3f}" if accuracy.quality else f"{'-':>6}"
-    return f"{target:<9} {accuracy.label:<11} {bins} {spent} {score}"
+    score = f"{accuracy.quality.correlation:7.3f}" if accuracy.quality else f"{'-':>7}"
+    return f"{begin} {bins} {spent} {score}"
 
 
-def as_json(target: str, accuracy: Evaluation, cost: Cost) -> dict[str, Any]:
+def confidence_figures(found: Result) -> list[str]:
+    """Figures of a line, ``-`` where the file does not have what they are made of."""
+    accuracy, formulas = found.accuracy, found.formulas or {}
+    genotypes, quality = accuracy.gp_calibration, accuracy.quality
+    errors = [accuracy.calibration.ece, genotypes.ece if genotypes else float("nan")]
+    scores = [float("nan")] * 6
+    if quality:
+        scores = [quality.correlation, *(g.correlation for g in quality.by_frequency)]
+        scores += [quality.mean_difference, quality.rms_difference]
+    texts = [f"{x:6.4f}" for x in errors] + [f"{x:6.3f}" for x in [*scores, *formulas.values()]]
+    return [text.replace("nan", "  -") for text in texts]
+
+
+def as_json(target: str, found: Result) -> dict[str, Any]:
     """One row's figures, without the per-sample ones."""
-    figures = accuracy.as_json()
+    figures = found.accuracy.as_json()
     del figures["samples"]
-    return {"target": target, **asdict(cost), **figures}
+    more = {} if found.formulas is None else {"score_formulas": found.formulas}
+    return {"target": target, **asdict(found.cost), **figures, **more}
 
 
 def parse() -> argparse.Namespace:
@@ -195,6 +264,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="run folder of a trained network")
     names = [short for _, short, _, _ in TOOLS]
     parser.add_argument("--only", nargs="+", choices=names, help="these tools only")
+    parser.add_argument(
+        "--confidence",
+        action="store_true",
+        help="table of calibration and of scores against true r²",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()
     if arguments.only and "model" in arguments.only and arguments.model is None:
@@ -210,21 +284,26 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     if not arguments.json:
-        print(f"aggregate dosage r² by panel MAF; one thread\n{header()}", flush=True)
+        title = "aggregate dosage r² by panel MAF; one thread"
+        if arguments.confidence:
+            title = (
+                "calibration errors; CR2, DR2 or R2 against true r² (MAF <=.005 rare, <=.05 low)"
+            )
+        print(f"{title}\n{header(confidence=arguments.confidence)}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = str(arguments.data / "panel.vcf.gz")
         command = [sys.executable, "-m", "snvrag", "convert", source, "-q", "-o"]
         measure([*command, str(folder / "panel.h5")])
         for number, target in enumerate(arguments.targets):
-            case = Case(arguments.data, target, folder, arguments.model)
-            found = compare(case, arguments.only)
-            for accuracy, cost in found:
-                rows.append(as_json(target, accuracy, cost))
+            case = Case(arguments.data, target, folder, arguments.model, arguments.confidence)
+            results = compare(case, arguments.only)
+            for found in results:
+                rows.append(as_json(target, found))
                 if not arguments.json:
-                    print(row(target, accuracy, cost), flush=True)
+                    print(row(target, found, confidence=arguments.confidence), flush=True)
             if arguments.plot and number == 0:
-                plot_accuracy([accuracy for accuracy, _ in found], arguments.plot)
+                plot_accuracy([found.accuracy for found in results], arguments.plot)
     if arguments.json:
         # NaN is not JSON.
         text = json.dumps({"rows": rows}, default=str)

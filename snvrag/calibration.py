@@ -5,17 +5,21 @@ is ECE = Σ_b n_b / N · |mean predicted_b − mean observed_b| (Naeini et al. 2
 genotypes the mean of their own (classwise-ECE, Kull et al. 2019).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snvrag.dosage import BIN_EDGES, frequency_bin
+
 GENOTYPES = ("hom_major", "het", "hom_minor")
 _BINS = 20
 # Where users cut: 0.3 and 0.8 are the usual thresholds.
 QUALITY_EDGES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
+# Rare, low-frequency and common variants: edges of bins of :data:`BIN_EDGES`.
+FREQUENCY_EDGES = (0.0, 0.005, 0.05, 0.5)
 _CONSTANT = 1e-12
 
 
@@ -64,15 +68,32 @@ class QualityBin:
 
 
 @dataclass(frozen=True, slots=True)
+class QualityByFrequency:
+    """The same comparison at sites whose minor-allele frequency in the panel is in (low, high]."""
+
+    low: float
+    high: float
+    n_sites: int
+    correlation: float
+    mean_difference: float
+    """Both NaN without sites."""
+
+
+@dataclass(frozen=True, slots=True)
 class QualityAccuracy:
-    """A file's INFO/DR2 (or R2) against the r² that the truth gives, over polymorphic sites."""
+    """A file's INFO/CR2 (else DR2, R2) against the truth's r², over polymorphic sites."""
 
     n_sites: int
     correlation: float
     """Pearson's, over sites; NaN where either is constant."""
     mean_difference: float
     """Mean of score minus true r²: above 0 promises too much."""
+    rms_difference: float
     bins: list[QualityBin]
+    by_frequency: list[QualityByFrequency]
+    """By :data:`FREQUENCY_EDGES`: rare, low, common."""
+    scatter: list[list[int]]
+    """Sites by score (outer) and true r² (inner), in 20 equal bins from 0 to 1 each."""
 
 
 @dataclass(slots=True)
@@ -127,7 +148,7 @@ class Reliability:
 
 
 class GenotypeReliability:
-    """Accumulates genotype probabilities and true genotypes, site by site."""
+    """Accumulates genotype probabilities and true genotypes, block by block."""
 
     def __init__(self) -> None:
         self._by_genotype = [Reliability() for _ in GENOTYPES]
@@ -137,36 +158,39 @@ class GenotypeReliability:
     def add(
         self,
         probability: NDArray[np.floating] | None,
-        source: str,
+        sources: Iterable[str],
         truth: NDArray[np.int8],
         ploidy: NDArray[np.int8],
         *,
-        flip: bool,
+        flip: NDArray[np.bool_],
     ) -> None:
-        """Add one site.
+        """Add m sites of n samples.
 
         Args:
-            probability: [n, 3] of 0, 1 and 2 ALT alleles; None where the record has none.
-            source: the field it came from.
-            truth: int8 [n], ALT alleles; negative is unknown.
-            ploidy: int8 [n], 1 or 2. A haploid genotype counts as the homozygous one of its allele
-                and never as het.
-            flip: whether REF is the panel's minor allele.
+            probability: [m, n, 3] of 0, 1 and 2 ALT alleles; None where a record has none.
+            sources: the fields that they came from.
+            truth: int8 [m, n], ALT alleles; negative is unknown.
+            ploidy: int8 [m, n], 1 or 2. A haploid genotype counts as the homozygous one of its
+                allele and never as het.
+            flip: bool [m]: whether REF is the panel's minor allele.
         """
         if probability is None or not self._complete:
             self._complete = False
             return
-        self._sources.add(source)
-        known = (truth >= 0) & ~np.isnan(probability).any(axis=1)
-        for number, reliability in enumerate(self._by_genotype):
-            for alleles in (1, 2):
-                # Number of minor alleles, out of ``alleles``, that makes this genotype.
-                minor, rest = divmod(number * alleles, 2)
-                if rest:
+        self._sources.update(sources)
+        known = (truth >= 0) & ~np.isnan(probability).any(axis=2)
+        for alleles in (1, 2):
+            for flipped in (False, True):
+                own = known & (ploidy == alleles) & (flip == flipped)[:, None]
+                if not own.any():
                     continue
-                alt = alleles - minor if flip else minor
-                own = known & (ploidy == alleles)
-                reliability.add(probability[own, alt], (truth[own] == alt).astype(np.float64))
+                for number, reliability in enumerate(self._by_genotype):
+                    # Number of minor alleles, out of ``alleles``, that makes this genotype.
+                    minor, rest = divmod(number * alleles, 2)
+                    if rest:
+                        continue
+                    alt = alleles - minor if flipped else minor
+                    reliability.add(probability[own, alt], (truth[own] == alt).astype(np.float64))
 
     def result(self) -> GenotypeCalibration | None:
         """The calibration; None where a record had no probabilities, or there was none."""
@@ -181,23 +205,48 @@ class GenotypeReliability:
 
 
 def quality_accuracy(
-    quality: NDArray[np.float64], r2: NDArray[np.float64]
+    quality: NDArray[np.float64], r2: NDArray[np.float64], maf: NDArray[np.float64]
 ) -> QualityAccuracy | None:
     """Compare quality scores with true r², both [sites]; NaN is left out.
 
-    Returns None where no site has both.
+    Args:
+        quality: [sites] scores of the file.
+        r2: [sites] squared correlation of true and imputed dosage.
+        maf: [sites] minor-allele frequencies in the panel.
+
+    Returns:
+        The comparison; None where no site has both.
     """
     both = ~(np.isnan(quality) | np.isnan(r2))
     if not both.any():
         return None
-    x, y = quality[both], r2[both]
-    varies = x.var() > _CONSTANT and y.var() > _CONSTANT
+    x, y, frequency = quality[both], r2[both], maf[both]
+    groups, place = [], frequency_bin(frequency)
+    for low, high in pairwise(FREQUENCY_EDGES):
+        own = (place >= BIN_EDGES.index(low)) & (place < BIN_EDGES.index(high))
+        groups.append(QualityByFrequency(low, high, int(own.sum()), *_agreement(x[own], y[own])))
+    counts, _, _ = np.histogram2d(
+        x.clip(0.0, 1.0), y.clip(0.0, 1.0), bins=_BINS, range=((0, 1), (0, 1))
+    )
+    correlation, difference = _agreement(x, y)
     return QualityAccuracy(
         n_sites=len(x),
-        correlation=float(np.corrcoef(x, y)[0, 1]) if varies else float("nan"),
-        mean_difference=float((x - y).mean()),
+        correlation=correlation,
+        mean_difference=difference,
+        rms_difference=float(np.sqrt(((x - y) ** 2).mean())),
         bins=_quality_bins(x, y),
+        by_frequency=groups,
+        scatter=counts.astype(int).tolist(),
     )
+
+
+def _agreement(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+    """Correlation and mean difference."""
+    if not len(x):
+        return float("nan"), float("nan")
+    varies = x.var() > _CONSTANT and y.var() > _CONSTANT
+    correlation = float(np.corrcoef(x, y)[0, 1]) if varies else float("nan")
+    return correlation, float((x - y).mean())
 
 
 def _quality_bins(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[QualityBin]:

@@ -37,12 +37,13 @@ STATE = "state.json"
 _KEEP = 2
 _RNG = "rng.cpu"
 _RNG_CUDA = "rng.cuda"
+_COPY = "copy."
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write all parameters to ``path``, atomically."""
     with atomic_file(path) as temporary:
-        _save({k: v.detach().cpu() for k, v in model.state_dict().items()}, temporary)
+        _save(_weight_tensors(model), temporary)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -62,21 +63,30 @@ def _apply_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    copy: nn.Module | None = None,
 ) -> Path:
     """Write a checkpoint ``step-N`` (N = ``state["step"]``) under ``folder``; keep the last two.
 
     Those of later steps go: a resume that went on from an earlier one found them damaged.
 
-    It holds weights, optimiser moments, the random generators and ``state``.
+    It holds weights, optimiser moments, the random generators, ``state`` and, if there is one, a
+    ``copy`` of part of the network as it was at another step.
     """
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{int(state['step']):08d}"
     with atomic_folder(path) as temporary:
-        save_weights(model, temporary / WEIGHTS)
-        _save(_optimizer_tensors(optimizer) | _rng_tensors(), temporary / OPTIMIZER)
+        _save(_weight_tensors(model), temporary / WEIGHTS)
+        tensors = _optimizer_tensors(optimizer) | _rng_tensors()
+        if copy is not None:
+            tensors |= {f"{_COPY}{name}": value for name, value in _weight_tensors(copy).items()}
+        _save(tensors, temporary / OPTIMIZER)
         header = {"format_name": STATE_FORMAT, "format_version": FORMAT_VERSION}
-        write_json(temporary / STATE, header | dict(state))
+        # The folder as a whole is waited for.
+        write_json(temporary / STATE, header | dict(state), durable=False)
     # Later steps are what a resume passed over as damaged: they are no longer of this run.
     later = [p for p in folder.glob("step-*") if p.name > path.name]
     for old in later + [p for p in checkpoints(folder) if p not in later][:-_KEEP]:
@@ -119,14 +129,20 @@ class Checkpoint:
             "train afresh with --force",
         )
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put weights, moments and the random generators back.
+    def restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, copy: nn.Module | None = None
+    ) -> None:
+        """Put weights, moments and the random generators back, and ``copy``'s weights if given.
 
         Raises:
             MismatchError: the checkpoint belongs to another network.
         """
         _apply_weights(model, self.weights, self.path / WEIGHTS)
         tensors = dict(self.optimizer)
+        names = [name for name in tensors if name.startswith(_COPY)]
+        copied = {name.removeprefix(_COPY): tensors.pop(name) for name in names}
+        if copy is not None:
+            _apply_weights(copy, copied, self.path / OPTIMIZER)
         torch.set_rng_state(tensors.pop(_RNG))
         cuda = tensors.pop(_RNG_CUDA, None)
         if cuda is not None and torch.cuda.is_available():
@@ -180,6 +196,10 @@ def agree_on_checkpoint(run: Path, folder: str, ranks: Ranks) -> Checkpoint | No
         logger.warning("%s: no complete checkpoint to resume, starting afresh", run)
         return None
     return found or Checkpoint.read(run / folder / name)
+
+
+def _weight_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu() for name, value in model.state_dict().items()}
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

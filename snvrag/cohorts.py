@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.config import TrainConfig
-from snvrag.errors import InputError
+from snvrag.errors import InputError, UsageError
 from snvrag.index_store import IndexStore
 from snvrag.panel import Panel
 from snvrag.retrieval import BinaryIndex
@@ -196,10 +196,20 @@ class Cohorts:
         others train. Training people of a validation person's ID are left out.
 
         Raises:
+            UsageError: a share of the panel is to be validated on beside ``validation``.
             InputError: a file has no site of the panel, or nobody is left to train on or to copy
                 from.
         """
         plan = store.plan
+        if (
+            validation is not None
+            and config.validation_fraction != TrainConfig().validation_fraction
+        ):
+            raise UsageError(
+                f"--validation-fraction {config.validation_fraction}: {validation.path} names who "
+                "is validated on",
+                "leave it out, or leave out --validation",
+            )
         if validation is None:
             own = split_samples(panel.n_samples, config.validation_fraction, config.seed)
             judges = Cohort.of_panel(panel, store, own.validation)

@@ -4,10 +4,8 @@ Defaults stand here once: the command line, the library, ``snvrag.toml`` and the
 """
 
 import math
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from snvrag.errors import InputError, UsageError
@@ -20,8 +18,6 @@ DEFAULT_MIN_OVERLAP = 0.1
 DEFAULT_IMPUTE_MEMORY = 2 * 2**30
 """Bytes that ``impute`` may take."""
 SOS_TOKENS = 1
-TOML_NAME = "snvrag.toml"
-_MAX_TOML_BYTES = 1 << 20
 
 
 def _require(condition: bool, message: str, hint: str | None = None) -> None:
@@ -235,13 +231,7 @@ class TrainConfig:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "patience",
-            "validation_batch",
-        ):
+        for name in ("epochs", "batch_size", "accumulate", "patience", "validation_batch"):
             value = getattr(self, name)
             _require(value >= 1, f"--{name.replace('_', '-')} {value}: must be at least 1")
         for name in (
@@ -382,8 +372,11 @@ def from_mapping(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:
 
 
 _ALIASES = {"gamma": "focal_gamma", "mask_levels": "levels", "mask_raise_every": "raise_every"}
+_FLAGS = {field: option for option, field in _ALIASES.items()}
 # Where the perceptron over each site's evidence has nothing to apply them to.
 _NOT_IN_LIGHT = ("heads", "k", "af_frequencies", "dropout")
+_FLANKS = ("flank_windows", "flank_observed", "min_observed")
+_GUIDED = ("levels", "raise_every", "rare_rate")
 _SECTIONS: Mapping[str, type[Any]] = {
     "windows": WindowConfig,
     "mask": MaskConfig,
@@ -414,34 +407,6 @@ def run_config_from_json(data: Mapping[str, Any], where: str) -> RunConfig:
             raise InputError(f"{where}: section {name!r} is not a table")
         built[name] = from_mapping(cls, section, f"{where}, section {name}")
     return RunConfig(**built)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a ``snvrag.toml``: the keys of ``snvrag train``'s options, under ``[train]``.
-
-    Raises:
-        InputError: the file is unreadable, too large, not TOML, or has another top-level table.
-    """
-    try:
-        if path.stat().st_size > _MAX_TOML_BYTES:
-            raise InputError(
-                f"{path}: larger than the {_MAX_TOML_BYTES:,} bytes a setting file may have"
-            )
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(
-            f"{path}: is not valid TOML ({error})", "see README, 'snvrag.toml'"
-        ) from error
-    extra = set(data) - {"train"}
-    if extra or not isinstance(data.get("train", {}), dict):
-        raise InputError(
-            f"{path}: {sorted(extra)[0] if extra else 'train'!r} is not understood",
-            "settings stand in one table named [train]",
-        )
-    settings: dict[str, Any] = data.get("train", {})
-    return settings
 
 
 def run_config(
@@ -475,12 +440,32 @@ def run_config(
     if given:
         raise InputError(f"{where}: unknown setting {sorted(given)[0]!r}")
     config = RunConfig(**built)
+    _refuse_without_effect(config, explicit)
+    return config
+
+
+def _refuse_without_effect(config: RunConfig, explicit: Set[str]) -> None:
+    """Refuse settings that were asked for and that the others leave without effect."""
     if "refresh_index" in explicit:
         _refuse_refresh(config.train)
-    for name in _NOT_IN_LIGHT:
-        _require(
-            config.model.network != "light" or name not in explicit,
-            f"--{name.replace('_', '-')}: the network of preset light has no use for it",
-            "leave it out, or use --preset tiny, small or base",
-        )
-    return config
+
+    def refuse(names: Sequence[str], idle: bool, why: str, remedy: str) -> None:
+        for name in names:
+            if idle and name in explicit:
+                flag = f"--{_FLAGS.get(name, name).replace('_', '-')}"
+                raise UsageError(f"{flag}: {why}", f"leave it out, or {remedy}")
+
+    mask, light = config.mask, config.model.network == "light"
+    why = "the network of preset light has no use for it"
+    refuse(_NOT_IN_LIGHT, light, why, "use --preset tiny, small or base")
+    why = "an embedding index looks at the window alone"
+    refuse(_FLANKS, config.train.index_kind != "binary", why, "use --index-kind binary")
+    why = "no batch is masked like an array"
+    refuse(["array_spacing"], mask.array_share == 0, why, "raise --array-share")
+    why = "no batch is masked at random"
+    refuse(["random_observed"], mask.random_share == 0, why, "raise --random-share")
+    why = "no batch is masked by allele frequency"
+    others = mask.array_share + mask.random_share
+    refuse(_GUIDED, others >= 1.0 - 1e-9, why, "lower --array-share or --random-share")
+    why = "there is one level to stay at"
+    refuse(["raise_every"], len(mask.levels) == 1, why, "give more --mask-levels")

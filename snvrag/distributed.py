@@ -7,6 +7,7 @@ environment there is one rank and every method is a formality.
 """
 
 import contextlib
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -235,6 +236,10 @@ def _connect(device: str) -> Ranks:
             )
         own = resolve_device(f"cuda:{local}")
         torch.cuda.set_device(own)
+    # Its functions take the group that there is when it is imported as a default argument. Torch's
+    # optimisers import it; after the group was made, they would keep the group and its threads
+    # beyond destroy_process_group, and such threads can abort the interpreter's end.
+    importlib.import_module("torch.distributed.nn.functional")
     store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
     store.set_timeout(_TIMEOUT)
     dist.init_process_group(

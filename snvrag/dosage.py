@@ -12,6 +12,9 @@ BIN_EDGES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Bins of minor-allele frequency that accuracy is told by, closed on the right."""
 # Keeps a frequency such as 24/480 == 0.05 in the bin that ends there.
 _EDGE_TOLERANCE = 1e-9
+_ALWAYS_CORRELATED = 2
+# Relative to p(1 - p): a smaller variance is the rounding error of the mean.
+_NO_VARIANCE = 1e-12
 
 
 def minor_allele_frequency(af: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -98,20 +101,66 @@ def estimated_frequency(hds: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(np.asarray(hds, dtype=np.float64).mean(axis=1))
 
 
-def estimated_r2(hds: NDArray[np.floating]) -> NDArray[np.float64]:
-    """INFO/DR2 = var(HDS) / (p (1 - p)), p = mean HDS; 0 where monomorphic.
+def variance_ratio(hds: NDArray[np.floating]) -> NDArray[np.float64]:
+    """var(HDS) / (p (1 - p)), p = mean HDS; 0 where HDS is constant.
 
-    Minimac4's R2: the variance of the haplotype dosages over the variance that known alleles of
-    that frequency would have. Beagle's DR2 is computed from genotype dosages instead.
+    INFO/DR2, as Minimac4's R2 and Beagle 5's DR2: the expected squared correlation in a cohort so
+    large that the true alleles vary as much as the probabilities say.
 
     Args:
-        hds: P(ALT) per haplotype [n, haplotypes].
+        hds: P(ALT) per haplotype [n, H].
 
     Returns:
         float64 [n], between 0 and 1.
     """
+    _, variance, spread = _spread(hds)
+    return _ratio(variance, spread, variance > 0)
+
+
+def estimated_r2(hds: NDArray[np.floating]) -> NDArray[np.float64]:
+    """INFO/CR2: the expected squared correlation of HDS and the true alleles of these haplotypes.
+
+    E[cov²] / (var(HDS) E[var(true)]) for alleles that are independent draws with P(ALT) = HDS.
+    With u = HDS (1 - HDS) and squared deviations c = (HDS - p)²,
+
+        E[cov²] / var(HDS) = var(HDS) + (Σ c u / Σ c) / H
+        E[var(true)]       = p (1 - p) - mean(u) / H
+
+    Draws without any carrier add nothing to either, so this is for haplotypes whose true alleles
+    vary, the only ones that have a correlation. :func:`variance_ratio` is its limit for large H;
+    where a few uncertain carriers are expected it is smaller, because it also counts that there
+    may be none. The correlation of two points is always 1: for H <= 2 the limit is returned.
+
+    Args:
+        hds: P(ALT) per haplotype [n, H].
+
+    Returns:
+        float64 [n], between 0 and 1; 0 where HDS is constant.
+    """
+    n_haplotypes = hds.shape[1]
+    if n_haplotypes <= _ALWAYS_CORRELATED:
+        return variance_ratio(hds)
+    deviation, variance, spread = _spread(hds)
+    values = np.asarray(hds, dtype=np.float64)
+    unsure = values * (1.0 - values)
+    varies = variance > 0
+    by_chance = np.einsum("ij,ij->i", deviation, unsure) / n_haplotypes**2
+    by_chance /= np.where(varies, variance, 1.0)
+    return _ratio(variance + by_chance, spread - unsure.mean(axis=1) / n_haplotypes, varies)
+
+
+def _spread(
+    hds: NDArray[np.floating],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Squared deviations [n, H], their mean [n], 0 where it is rounding error, and p(1 - p) [n]."""
     values = np.asarray(hds, dtype=np.float64)
     p = values.mean(axis=1)
-    spread = p * (1.0 - p)
-    safe = np.where(spread > 0, spread, 1.0)
-    return np.where(spread > 0, np.minimum(values.var(axis=1) / safe, 1.0), 0.0)
+    deviation = (values - p[:, None]) ** 2
+    variance, spread = deviation.mean(axis=1), p * (1.0 - p)
+    return deviation, np.where(variance > _NO_VARIANCE * spread, variance, 0.0), spread
+
+
+def _ratio(
+    above: NDArray[np.float64], below: NDArray[np.float64], defined: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    return np.where(defined, np.clip(above / np.where(defined, below, 1.0), 0.0, 1.0), 0.0)

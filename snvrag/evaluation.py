@@ -5,7 +5,8 @@ minor-allele frequency, closed on the right. The definitions are those of GLIMPS
 (without ``--use-alt-af``): counting ALT instead inflates the rare bins.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,17 +25,15 @@ from snvrag.calibration import (
 )
 from snvrag.dosage import BIN_EDGES, PooledR2, frequency_bin, minor_allele_frequency
 from snvrag.errors import InputError, UsageError
+from snvrag.pairing import NotInStepError, PairedBlock, paired_blocks
 from snvrag.panel import Panel
 from snvrag.provenance import Progress
-from snvrag.sites import plain_chromosome
-from snvrag.vcf import DosageReader, check_complete, read_sites
+from snvrag.sites import SiteTable, plain_chromosome
+from snvrag.vcf import DosageReader, read_sites
+
+logger = logging.getLogger(__name__)
 
 _CONSTANT = 1e-9
-_EVERY = 256
-# What rounding of DS to three decimals can add.
-_DOSAGE_SLACK = 0.0011
-Key = tuple[str, int, str, str]
-_Genotypes = NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +71,13 @@ class SampleAccuracy:
 class SiteAccuracy:
     """Accuracy per masked site; arrays of one length."""
 
-    keys: list[Key]
+    table: SiteTable
+    """The panel's sites that were compared, in the imputed file's order."""
     maf: NDArray[np.float64]
     r2: NDArray[np.float64]
     """NaN where the truth is monomorphic."""
     quality: NDArray[np.float64]
-    """INFO/DR2 or R2 of the file; NaN where there is none."""
+    """INFO/CR2, DR2 or R2 of the file; NaN where there is none."""
     concordance: NDArray[np.float64]
 
 
@@ -96,7 +96,7 @@ class Evaluation:
     gp_calibration: GenotypeCalibration | None
     """Of genotype probabilities; None where the file has neither GP nor HDS."""
     quality: QualityAccuracy | None
-    """INFO/DR2 or R2 against true r²; None where the file has none."""
+    """INFO/CR2, DR2 or R2 against true r²; None where the file has none."""
     sites: SiteAccuracy
 
     def as_json(self) -> dict[str, Any]:
@@ -114,20 +114,6 @@ class Evaluation:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Compared:
-    """True and imputed genotypes at masked sites: [sites, samples], ALT counts and ploidy."""
-
-    keys: list[Key]
-    af: NDArray[np.float64]
-    truth: NDArray[np.int8]
-    dosage: NDArray[np.float32]
-    guess: NDArray[np.int8]
-    ploidy: NDArray[np.int8]
-    quality: NDArray[np.float64]
-    reliability: GenotypeReliability
-
-
 def evaluate(
     imputed: Path,
     truth: Path,
@@ -140,7 +126,9 @@ def evaluate(
     """Compare an imputed file with the truth at masked sites.
 
     Masked are the sites that ``observed`` does not name; without it, those that the imputed file
-    marks (``IMP``, or ``IMPUTED`` without ``TYPED``).
+    marks (``IMP``, or ``IMPUTED`` without ``TYPED``). Imputed file and truth are read in step, so
+    memory grows with the panel's sites, not with the samples; files whose records are in another
+    order than the panel's are read once more with all of the truth in memory.
 
     Args:
         imputed: VCF/BCF with DS, HDS, GP or GT.
@@ -155,274 +143,221 @@ def evaluate(
         InputError: a file is damaged, a sample or a masked site is missing, a dosage is missing
             or no dosage, or a sample is haploid in one file and diploid in the other.
     """
-    for source in (imputed, truth):
-        check_complete(source)
-    frequency = _panel_frequencies(panel)
-    known = None if observed is None else _observed_sites(observed)
-    reader = DosageReader(imputed)
-    if known is None and not reader.marks_imputed:
-        reader.close()
-        raise UsageError(
-            f"{imputed}: marks no site as imputed (INFO/IMP or IMPUTED)",
-            "name the measured sites with --observed FILE",
-        )
-    compared = _compare(reader, truth, frequency, known, progress)
-    return _summarise(label or imputed.name, reader.samples, compared)
-
-
-def _panel_frequencies(path: Path) -> dict[Key, float]:
-    with Panel.open(path) as panel:
-        sites = panel.sites
-        chrom = [plain_chromosome(str(c)) for c in sites.chrom]
+    with Panel.open(panel) as opened:
+        sites = opened.sites
         # Counted, not looked up: the bins are of the panel's genotypes.
-        af = panel.ac / np.maximum(panel.an, 1)
-        rows = zip(
-            chrom, sites.pos.tolist(), sites.ref.tolist(), sites.alt.tolist(), af, strict=True
-        )
-        return {(c, p, r, a): float(f) for c, p, r, a, f in rows}
-
-
-def _observed_sites(path: Path) -> set[tuple[str, int]]:
-    sites = read_sites(path)
-    return {
-        (plain_chromosome(chrom), pos)
-        for chrom, pos in zip(sites.chrom.tolist(), sites.pos.tolist(), strict=True)
-    }
-
-
-def _compare(
-    reader: DosageReader,
-    truth: Path,
-    frequency: dict[Key, float],
-    observed: set[tuple[str, int]] | None,
-    progress: Progress | None,
-) -> _Compared:
-    """Stream the imputed file past the truth, which is held as a byte or two per genotype."""
-    true = _read_truth(truth, reader.samples, frequency, observed, progress)
-    keys: dict[Key, None] = {}
-    rows: list[tuple[_Genotypes, NDArray[np.float32], _Genotypes, _Genotypes, float]] = []
-    reliability = GenotypeReliability()
-    for number, record in enumerate(reader, start=1):
-        if progress and number % _EVERY == 0:
-            progress("comparing", min(number, len(frequency)), len(frequency))
-        key = (plain_chromosome(record.site[0]), *record.site[1:])
-        masked = record.imputed if observed is None else key[:2] not in observed
-        if not masked or key not in frequency:
-            continue
-        name = ":".join(map(str, record.site))
-        if key in keys:
-            raise InputError(
-                f"{reader.source}: has more than one record {name}",
-                "bcftools norm --rm-dup exact leaves one",
-            )
-        _check_dosage(reader.source, name, record.dosage, record.ploidy)
-        if key in true:
-            keys[key] = None
-            alleles, told = true[key]
-            ploidy = np.where(told > 0, told, record.ploidy)
-            # What neither tells is diploid, as bare dosages are.
-            ploidy[ploidy == 0] = 2
-            differs = (alleles >= 0) & (record.ploidy > 0) & (record.ploidy != ploidy)
-            if differs.any():
-                sample = reader.samples[int(differs.argmax())]
-                raise InputError(
-                    f"{reader.source}: record {name}: sample {sample} has another ploidy than in "
-                    f"{truth}",
-                    "bcftools +fixploidy gives both files the same",
+        af = opened.ac / np.maximum(opened.an, 1)
+    measured = None if observed is None else _measured(observed, sites)
+    # Once more only for files whose records are in another order than the panel's.
+    for whole in (False, True):
+        with DosageReader(imputed) as reader, DosageReader(truth) as true:
+            if measured is None and not reader.marks_imputed:
+                raise UsageError(
+                    f"{imputed}: marks no site as imputed (INFO/IMP or IMPUTED)",
+                    "name the measured sites with --observed FILE",
                 )
-            rows.append((alleles, record.dosage, record.genotype, ploidy, record.quality))
-            flip = frequency[key] > 0.5
-            source = record.probability_source
-            reliability.add(record.probability, source, alleles, ploidy, flip=flip)
-    reader.close()
-    lacking = [] if observed is None else [key for key in true if key not in keys]
-    if not keys:
-        raise InputError(
-            f"{reader.source}: no masked site is both in the truth and in the panel (contigs: "
-            f"{', '.join(dict.fromkeys(k[0] for k in true))} in truth and panel, "
-            f"{', '.join(reader.contigs) or 'none named'} in the imputed file)",
-            "check that imputed file, truth and panel are of one build and chromosome",
-        )
-    if lacking:
-        raise InputError(
-            f"{reader.source}: lacks the masked site {':'.join(map(str, lacking[0]))}, and "
-            f"{len(lacking) - 1:,} more",
-            "impute all panel sites, or name what was measured with --observed",
-        )
-    genotypes, dosage, guess, ploidies, quality = zip(*rows, strict=True)
-    return _Compared(
-        list(keys),
-        np.array([frequency[k] for k in keys]),
-        np.array(genotypes),
-        np.array(dosage),
-        np.array(guess),
-        np.array(ploidies),
-        np.array(quality),
-        reliability,
-    )
+            sums = _Sums(len(reader.samples))
+            try:
+                for block in paired_blocks(
+                    reader, true, sites, measured, whole=whole, progress=progress
+                ):
+                    sums.add(block, af[block.rows])
+            except NotInStepError:
+                continue
+            if not sums.n_genotypes:
+                raise InputError(
+                    f"{truth}: all genotypes at the masked sites are missing",
+                    "give the true genotypes of the imputed samples",
+                )
+            return sums.result(label or imputed.name, reader.samples, sites, af)
+    raise AssertionError("records in any order were refused")
 
 
-def _read_truth(
-    source: Path,
-    samples: Sequence[str],
-    frequency: dict[Key, float],
-    observed: set[tuple[str, int]] | None,
-    progress: Progress | None,
-) -> dict[Key, tuple[_Genotypes, _Genotypes]]:
-    """ALT counts and ploidy of the imputed samples at panel sites that were not measured."""
-    reader = DosageReader(source)
-    lacking = [s for s in samples if s not in set(reader.samples)]
-    if lacking:
+def _measured(path: Path, sites: SiteTable) -> NDArray[np.bool_]:
+    """Which panel sites lie at an observed position: bool [panel sites]."""
+    observed = read_sites(path)
+    found = np.zeros(len(sites), dtype=bool)
+    names, number = np.unique(observed.chrom, return_inverse=True)
+    plain = np.array([plain_chromosome(name) for name in names.tolist()])[number]
+    for name, first, last in sites.chromosomes():
+        positions = observed.pos[plain == plain_chromosome(name)]
+        found[first:last] = np.isin(sites.pos[first:last], positions)
+    if found.all():
         raise InputError(
-            f"{source}: has no sample {lacking[0]} ({len(lacking)} imputed samples are missing)",
-            "give the truth of the imputed samples",
+            f"{path}: names every site of the panel, so none is left to score",
+            "name only what was measured, such as the array's sites",
         )
-    columns = np.array([reader.samples.index(s) for s in samples])
-    found: dict[Key, tuple[_Genotypes, _Genotypes]] = {}
-    # Hardly ever changes from record to record: kept once.
-    ploidies: dict[bytes, _Genotypes] = {}
-    for number, record in enumerate(reader, start=1):
-        if progress and number % _EVERY == 0:
-            progress("reading the truth", min(number, len(frequency)), len(frequency))
-        key = (plain_chromosome(record.site[0]), *record.site[1:])
-        if key in frequency and (observed is None or key[:2] not in observed):
-            ploidy = record.ploidy[columns]
-            ploidy = ploidies.setdefault(ploidy.tobytes(), ploidy)
-            found[key] = (record.genotype[columns], ploidy)
-    reader.close()
-    if not found:
-        panel = ", ".join(dict.fromkeys(key[0] for key in frequency))
-        raise InputError(
-            f"{source}: holds no panel site that was imputed (contigs: "
-            f"{', '.join(reader.contigs) or 'none named'} in the truth, {panel} in the panel)",
-            "check that truth and panel are of one build and chromosome, and --observed",
-        )
+    if not found.any():
+        logger.warning("%s: names no site of the panel: all are scored", path)
     return found
 
 
-def _check_dosage(
-    source: Path, name: str, dosage: NDArray[np.float32], ploidy: NDArray[np.int8]
-) -> None:
-    if np.isnan(dosage).any():
-        raise InputError(
-            f"{source}: record {name} has a missing dosage", "impute it, or leave the record out"
+_PAIRS = ("n", "t", "d", "tt", "dd", "td", "agrees")
+_CONCORDANCES = ("nonref", "nonref_agrees", "nonmajor", "nonmajor_agrees")
+_SITES = ("sites", "varying", "r2")
+
+
+class _Sums:
+    """What the figures are made of, added up block by block; four numbers are kept per site."""
+
+    def __init__(self, n_samples: int) -> None:
+        # The last bin takes the sites that lie in none.
+        self._bins = _zeros((*_PAIRS, *_CONCORDANCES, *_SITES), len(BIN_EDGES))
+        self._samples = _zeros((*_PAIRS, *_CONCORDANCES), n_samples)
+        self._calibration = Reliability()
+        self._genotypes = GenotypeReliability()
+        self._rows: list[NDArray[np.int64]] = []
+        self._r2: list[NDArray[np.float64]] = []
+        self._quality: list[NDArray[np.float64]] = []
+        self._concordance: list[NDArray[np.float64]] = []
+
+    @property
+    def n_genotypes(self) -> int:
+        """Known true genotypes so far."""
+        return int(self._bins["n"].sum())
+
+    def add(self, block: PairedBlock, af: NDArray[np.float64]) -> None:
+        """Add m sites, whose ALT frequency in the panel is ``af`` [m]."""
+        flip = (af > 0.5)[:, None]
+        known = block.truth >= 0
+        truth = np.where(flip, block.ploidy - block.truth, block.truth)
+        guess = np.where(flip, block.ploidy - block.guess, block.guess)
+        t = np.where(known, truth, 0).astype(np.float64)
+        d = np.where(flip, block.ploidy - block.dosage, block.dosage).astype(np.float64) * known
+        agrees = (block.truth == block.guess) & known
+        nonref = known & ~((block.truth == 0) & (block.guess == 0))
+        nonmajor = known & ~((truth == 0) & (guess == 0))
+        pairs = dict(zip(_PAIRS, (known, t, d, t * t, d * d, t * d, agrees), strict=True))
+        counted = (nonref, nonref & agrees, nonmajor, nonmajor & agrees)
+        pairs |= dict(zip(_CONCORDANCES, counted, strict=True))
+        per_site = {name: x.sum(axis=1, dtype=np.float64) for name, x in pairs.items()}
+        r2 = per_site_r2(*(per_site[name] for name in _PAIRS[:6]))
+        varying = ~np.isnan(r2)
+        per_bin = per_site | {
+            "sites": np.ones(len(r2)),
+            "varying": varying,
+            "r2": np.nan_to_num(r2),
+        }
+        place = frequency_bin(minor_allele_frequency(af))
+        for name, values in per_bin.items():
+            np.add.at(self._bins[name], place, values)
+        for name, x in pairs.items():
+            self._samples[name] += x.sum(axis=0)
+        self._rows.append(block.rows)
+        self._r2.append(r2)
+        self._quality.append(block.quality)
+        self._concordance.append(per_site["agrees"] / np.maximum(per_site["n"], 1))
+        ploidy = block.ploidy[known]
+        self._calibration.add(d[known] / ploidy, t[known] / ploidy)
+        self._genotypes.add(
+            block.probability, block.probability_sources, block.truth, block.ploidy, flip=flip[:, 0]
         )
-    most = np.where(ploidy > 0, ploidy, 2)
-    wrong = (dosage < -_DOSAGE_SLACK) | (dosage > most + _DOSAGE_SLACK)
-    if wrong.any():
-        worst = int(wrong.argmax())
-        raise InputError(
-            f"{source}: record {name} has dosage {dosage[worst]:g}, outside 0 to {most[worst]}",
-            "DS must count ALT alleles",
+
+    def result(
+        self, label: str, samples: Sequence[str], sites: SiteTable, af: NDArray[np.float64]
+    ) -> Evaluation:
+        """The figures; ``sites`` and ``af`` are the panel's."""
+        rows, r2 = np.concatenate(self._rows), np.concatenate(self._r2)
+        quality = np.concatenate(self._quality)
+        edges = pairwise(BIN_EDGES)
+        per_bin = [
+            {name: x[i] for name, x in self._bins.items()} for i in range(len(BIN_EDGES) - 1)
+        ]
+        per_sample = [
+            {name: x[i] for name, x in self._samples.items()} for i in range(len(samples))
+        ]
+        return Evaluation(
+            label=label,
+            n_samples=len(samples),
+            bins=[_bin(low, high, own) for (low, high), own in zip(edges, per_bin, strict=True)],
+            all=_bin(0.0, 0.5, {name: x.sum() for name, x in self._bins.items()}),
+            samples=[_sample(name, own) for name, own in zip(samples, per_sample, strict=True)],
+            calibration=self._calibration.result(),
+            gp_calibration=self._genotypes.result(),
+            quality=quality_accuracy(quality, r2, minor_allele_frequency(af[rows])),
+            sites=SiteAccuracy(
+                sites.take(rows),
+                minor_allele_frequency(af[rows]),
+                r2,
+                quality,
+                np.concatenate(self._concordance),
+            ),
         )
 
 
-def _summarise(label: str, samples: Sequence[str], data: _Compared) -> Evaluation:
-    flip = (data.af > 0.5)[:, None]
-    known = data.truth >= 0
-    truth = np.where(flip, data.ploidy - data.truth, data.truth).astype(np.float64)
-    dosage = np.where(flip, data.ploidy - data.dosage, data.dosage).astype(np.float64)
-    guess = np.where(flip, data.ploidy - data.guess, data.guess)
-    maf = minor_allele_frequency(data.af)
-    site_r2 = per_site_r2(truth, dosage, known)
-    agrees = (data.truth == data.guess) & known
-    nonref = known & ~((data.truth == 0) & (data.guess == 0))
-    nonmajor = known & ~((truth == 0) & (guess == 0))
+def _zeros(names: Sequence[str], length: int) -> dict[str, NDArray[np.float64]]:
+    return {name: np.zeros(length) for name in names}
 
-    def accuracy(low: float, high: float, rows: NDArray[np.bool_]) -> BinAccuracy:
-        pooled = PooledR2()
-        pooled.add(truth[rows][known[rows]], dosage[rows][known[rows]])
-        own = site_r2[rows]
-        own = own[~np.isnan(own)]
-        return BinAccuracy(
-            low=low,
-            high=high,
-            n_sites=int(rows.sum()),
-            n_genotypes=int(known[rows].sum()),
-            aggregate_r2=pooled.value(),
-            mean_site_r2=float(own.mean()) if len(own) else float("nan"),
-            nonref_concordance=_share(agrees[rows], nonref[rows]),
-            nonmajor_concordance=_share(agrees[rows], nonmajor[rows]),
-            concordance=_share(agrees[rows], known[rows]),
-        )
 
-    place = frequency_bin(maf)
-    bins = [
-        accuracy(low, high, place == number)
-        for number, (low, high) in enumerate(pairwise(BIN_EDGES))
-    ]
-    people = []
-    for column, name in enumerate(samples):
-        pooled = PooledR2()
-        have = known[:, column]
-        pooled.add(truth[have, column], dosage[have, column])
-        own = agrees[:, column]
-        people.append(
-            SampleAccuracy(
-                name, pooled.value(), _share(own, nonmajor[:, column]), _share(own, have)
-            )
-        )
-    calibration = Reliability()
-    ploidy = data.ploidy[known]
-    calibration.add(dosage[known] / ploidy, truth[known] / ploidy)
-    return Evaluation(
-        label=label,
-        n_samples=len(samples),
-        bins=bins,
-        all=accuracy(0.0, 0.5, np.ones(len(maf), dtype=bool)),
-        samples=people,
-        calibration=calibration.result(),
-        gp_calibration=data.reliability.result(),
-        quality=quality_accuracy(data.quality, site_r2),
-        sites=SiteAccuracy(
-            data.keys,
-            maf,
-            site_r2,
-            data.quality,
-            agrees.sum(axis=1) / np.maximum(known.sum(axis=1), 1),
-        ),
+def _pooled_r2(own: Mapping[str, np.float64]) -> float:
+    return PooledR2(int(own["n"]), *(float(own[name]) for name in _PAIRS[1:6])).value()
+
+
+def _share(agrees: np.float64, counted: np.float64) -> float:
+    return float(agrees / counted) if counted else float("nan")
+
+
+def _bin(low: float, high: float, own: Mapping[str, np.float64]) -> BinAccuracy:
+    return BinAccuracy(
+        low=low,
+        high=high,
+        n_sites=int(own["sites"]),
+        n_genotypes=int(own["n"]),
+        aggregate_r2=_pooled_r2(own),
+        mean_site_r2=_share(own["r2"], own["varying"]),
+        nonref_concordance=_share(own["nonref_agrees"], own["nonref"]),
+        nonmajor_concordance=_share(own["nonmajor_agrees"], own["nonmajor"]),
+        concordance=_share(own["agrees"], own["n"]),
     )
 
 
-def _share(agrees: NDArray[np.bool_], counted: NDArray[np.bool_]) -> float:
-    total = int(counted.sum())
-    return int((agrees & counted).sum()) / total if total else float("nan")
+def _sample(name: str, own: Mapping[str, np.float64]) -> SampleAccuracy:
+    return SampleAccuracy(
+        sample=name,
+        r2=_pooled_r2(own),
+        nonmajor_concordance=_share(own["nonmajor_agrees"], own["nonmajor"]),
+        concordance=_share(own["agrees"], own["n"]),
+    )
 
 
 def per_site_r2(
-    truth: NDArray[np.float64], dosage: NDArray[np.float64], known: NDArray[np.bool_]
+    n: NDArray[np.float64],
+    t: NDArray[np.float64],
+    d: NDArray[np.float64],
+    tt: NDArray[np.float64],
+    dd: NDArray[np.float64],
+    td: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Squared correlation per site: float64 [sites].
+    """Squared correlation of truth t and dosage d per site: float64 [sites].
 
     NaN where the truth is constant, 0 where only the dosage is.
 
     Args:
-        truth: [sites, samples].
-        dosage: [sites, samples].
-        known: bool [sites, samples]; other pairs are left out.
+        n: pairs per site [sites].
+        t, d, tt, dd, td: their sums, of squares and of products, [sites] each.
     """
-    weight = known.astype(np.float64)
-    n = np.maximum(weight.sum(axis=1), 1)
-    x, y = truth * weight, dosage * weight
-    sx, sy = x.sum(axis=1), y.sum(axis=1)
-    vx = (x * x).sum(axis=1) - sx * sx / n
-    vy = (y * y).sum(axis=1) - sy * sy / n
-    covariance = (x * y).sum(axis=1) - sx * sy / n
+    n = np.maximum(n, 1)
+    var_t = tt - t * t / n
+    var_d = dd - d * d / n
+    covariance = td - t * d / n
     with np.errstate(divide="ignore", invalid="ignore"):
-        r2 = np.where(vy > _CONSTANT, covariance**2 / (vx * vy), 0.0)
-    return np.where(vx > _CONSTANT, r2, np.nan)
+        r2 = np.where(var_d > _CONSTANT, covariance**2 / (var_t * var_d), 0.0)
+    return np.where(var_t > _CONSTANT, r2, np.nan)
 
 
 def write_tables(evaluations: Sequence[Evaluation], path: Path) -> None:
     """Write per-site figures as TSV to ``path`` (a temporary name)."""
-    lines = ["label\tCHROM\tPOS\tREF\tALT\tMAF\tr2\tquality\tconcordance"]
-    for evaluation in evaluations:
-        sites = evaluation.sites
-        rows = zip(sites.keys, sites.maf, sites.r2, sites.quality, sites.concordance, strict=True)
-        for (chrom, pos, ref, alt), maf, r2, quality, concordance in rows:
-            figures = "\t".join(_text(x) for x in (maf, r2, quality, concordance))
-            lines.append(f"{evaluation.label}\t{chrom}\t{pos}\t{ref}\t{alt}\t{figures}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with path.open("w", encoding="utf-8") as out:
+        out.write("label\tCHROM\tPOS\tREF\tALT\tMAF\tr2\tquality\tconcordance\n")
+        for evaluation in evaluations:
+            sites = evaluation.sites
+            table = sites.table
+            keys = zip(table.chrom, table.pos, table.ref, table.alt, strict=True)
+            rows = zip(sites.maf, sites.r2, sites.quality, sites.concordance, strict=True)
+            for (chrom, pos, ref, alt), row in zip(keys, rows, strict=True):
+                key = f"{plain_chromosome(chrom)}\t{pos}\t{ref}\t{alt}"
+                figures = "\t".join(_text(x) for x in row)
+                out.write(f"{evaluation.label}\t{key}\t{figures}\n")
 
 
 def _text(value: float) -> str:

@@ -36,7 +36,7 @@ from snvrag.copying import (
     copying_probability,
     set_threads,
 )
-from snvrag.dosage import estimated_frequency, estimated_r2
+from snvrag.dosage import estimated_frequency, estimated_r2, variance_ratio
 from snvrag.errors import UsageError
 from snvrag.genetic_map import GeneticMap
 from snvrag.networks import ChosenNetwork, Refines
@@ -282,8 +282,6 @@ class ChromosomeWork:
     """What all chunks of a chromosome share."""
 
     chrom: str
-    start: int
-    """The chromosome's first panel row."""
     at_observed: NDArray[np.uint8]
     """uint8 [J, n]: panel alleles at the chromosome's observed sites."""
     observed: NDArray[np.int64]
@@ -305,12 +303,8 @@ class ChromosomeWork:
         refiner: Refines | None,
     ) -> "ChromosomeWork":
         """Read the observed alleles of the chromosome ``chrom``."""
-        start = 0
-        for name, n_sites in panel.chromosomes():
-            if name == chrom:
-                break
-            start += n_sites
-        end = start + n_sites
+        spans = {name: (first, last) for name, first, last in panel.sites.chromosomes()}
+        start, end = spans[chrom]
         size = windows.window_size
         mask, _ = target.observed(start, end)
         rows = start + np.flatnonzero(mask)
@@ -323,15 +317,7 @@ class ChromosomeWork:
         judges[exclude[exclude >= 0]] = False
         # Where most of the panel is the target, too few are left to say which allele is minor.
         enough = 2 * judges.sum() >= len(judges)
-        return cls(
-            chrom,
-            start,
-            at_observed,
-            rows,
-            exclude,
-            judges if enough else None,
-            refiner,
-        )
+        return cls(chrom, at_observed, rows, exclude, judges if enough else None, refiner)
 
 
 def _impute_chunk(
@@ -451,6 +437,7 @@ def _blocks(
             hds=hds[rows],
             imputed=~typed[rows],
             af=estimated_frequency(hds[rows]),
-            dr2=estimated_r2(hds[rows]),
+            dr2=variance_ratio(hds[rows]),
+            cr2=estimated_r2(hds[rows]),
         )
         yield (end - chunk.start) / n_sites, block

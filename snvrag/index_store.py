@@ -281,7 +281,7 @@ class IndexStore(WindowStore):
         began = time.perf_counter()
         index = self.kind.build(window)
         data = index.to_bytes()
-        with atomic_file(self.folder / index_name(window)) as temporary:
+        with atomic_file(self.folder / index_name(window), durable=False) as temporary:
             temporary.write_bytes(data)
         entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         self._manifest.windows[window] = self._pending[window] = entry

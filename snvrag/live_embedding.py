@@ -34,18 +34,23 @@ class LiveEmbedding:
     ) -> None:
         self.builds = 0
         self._live, self._length, self._refresh, self._keep = embedding, max_seq_len, refresh, keep
-        self._embedder = self._copy()
+        self._embedder = self._renewed()
         self._told = False
         self._key: tuple[int, bytes] | None = None
         self._index: EmbeddingIndex | None = None
 
-    def _copy(self) -> SiteEmbedder:
+    def _renewed(self) -> SiteEmbedder:
         return SiteEmbedder(copy.deepcopy(self._live).cpu())
 
     @property
     def fingerprint(self) -> str:
         """Of the weights that the indexes are built with."""
-        return self._embedder.fingerprint
+        return self.copy.fingerprint()
+
+    @property
+    def copy(self) -> SiteEmbedding:
+        """The embedding that the indexes are built with, which a resumed run must go on with."""
+        return self._embedder.embedding
 
     @property
     def is_stale(self) -> bool:
@@ -58,7 +63,7 @@ class LiveEmbedding:
             return
         old, new = self.fingerprint[:8], self._live.fingerprint()[:8]
         if self._refresh == REFRESH_EPOCH:
-            self._embedder = self._copy()
+            self._embedder = self._renewed()
             self._key = self._index = None
             logger.info(
                 "embedding index: weights are %s, not %s: built anew from epoch %d on",

@@ -150,7 +150,7 @@ class Panel:
         path = Path(path)
         if not path.is_file():
             raise InputError(
-                f"{path}: no such panel file",
+                f"{path}: is a folder" if path.is_dir() else f"{path}: no such panel file",
                 _HOW_TO_MAKE,
             )
         try:

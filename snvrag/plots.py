@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from snvrag.calibration import occupied
+from snvrag.calibration import GENOTYPES, occupied
 from snvrag.dosage import BIN_EDGES
 from snvrag.errors import UsageError
 from snvrag.metrics import R2_BINS
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from snvrag.evaluation import Evaluation
 
 _MARKERS = "osD^vPX*"
-_DASHES = ("-", "--", ":")
+_DASHES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
 _LOWEST_MAF = 0.001
+# More would be one blot.
+_MOST_POINTS = 2_000
 # Frequent minor alleles are dark, so that the eye orders the lines.
 _RARE_TO_COMMON = (0.95, 0.12)
 Row = Mapping[str, float | int]
@@ -50,7 +52,7 @@ def require_matplotlib() -> None:
 def plot_accuracy(evaluations: Sequence["Evaluation"], path: Path) -> None:
     """Four panels as PNG at ``path``.
 
-    Aggregate r² against minor-allele frequency (log axis), INFO/DR2 against true r², and the
+    Aggregate r² against minor-allele frequency (log axis), CR2 or DR2 against true r², and the
     calibration of dosages and of genotype probabilities.
 
     Raises:
@@ -58,7 +60,11 @@ def plot_accuracy(evaluations: Sequence["Evaluation"], path: Path) -> None:
     """
     plt = _pyplot()
     figure, ((by_maf, by_quality), (dosage, genotype)) = plt.subplots(
-        2, 2, figsize=(11, 9), width_ratios=(1.4, 1)
+        2,
+        2,
+        figsize=(11, 8.5 + 0.4 * len(evaluations)),
+        width_ratios=(1.4, 1),
+        layout="constrained",
     )
     for number, evaluation in enumerate(evaluations):
         style = {
@@ -76,18 +82,20 @@ def plot_accuracy(evaluations: Sequence["Evaluation"], path: Path) -> None:
             text = f"{label} (correlation {evaluation.quality.correlation:.2f})"
             means = [b.mean_quality for b in held], [b.mean_site_r2 for b in held]
             by_quality.plot(*means, label=text, **style)
+            _scatter(by_quality, evaluation, f"C{number}")
         text = f"{label} (ECE {evaluation.calibration.ece:.4f})"
         dosage.plot(*_reliability(evaluation.calibration), label=text, **style)
         if evaluation.gp_calibration is not None:
             found = evaluation.gp_calibration
-            for dashes, (name, own) in zip(_DASHES, found.genotypes.items(), strict=True):
-                text = f"{label}, {name.replace('_', ' ')} (ECE {own.ece:.4f})"
+            for dashes, own in zip(_DASHES, found.genotypes.values(), strict=True):
+                text = f"{label} (ECE {found.ece:.4f})" if dashes == _DASHES[0] else ""
                 genotype.plot(*_reliability(own), label=text, linestyle=dashes, **style)
     _finish_frequency(by_maf)
-    _finish_square(by_quality, "INFO/DR2 or R2 of the file", "mean true r² of the sites")
+    _finish_square(by_quality, "CR2, DR2 or R2 of the file", "true r²: sites, and their mean")
     _finish_square(dosage, "imputed dosage / 2, minor allele", "mean true dosage / 2")
     _finish_square(genotype, "genotype probability", "share with that genotype")
-    figure.tight_layout()
+    if any(evaluation.gp_calibration is not None for evaluation in evaluations):
+        _name_genotypes(genotype)
     figure.savefig(path, dpi=150, format="png")
     plt.close(figure)
 
@@ -95,6 +103,14 @@ def plot_accuracy(evaluations: Sequence["Evaluation"], path: Path) -> None:
 def _reliability(calibration: "Calibration") -> tuple[list[float], list[float]]:
     bins = calibration.bins
     return [b.predicted for b in bins], [b.observed for b in bins]
+
+
+def _scatter(axes: Any, evaluation: "Evaluation", color: str) -> None:
+    """Sites of one file, evenly thinned, behind the lines."""
+    x, y = evaluation.sites.quality, evaluation.sites.r2
+    both = np.flatnonzero(~(np.isnan(x) | np.isnan(y)))
+    shown = both[:: -(-len(both) // _MOST_POINTS)]
+    axes.scatter(x[shown], y[shown], s=5, color=color, alpha=0.15, linewidths=0, zorder=1)
 
 
 def _finish_frequency(axes: Any) -> None:
@@ -117,9 +133,22 @@ def _finish_square(axes: Any, x: str, y: str) -> None:
     axes.set_ylim(-0.02, 1.02)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, loc="upper left", fontsize=8)
+        # Below the axes: inside, names of several files would cover lines.
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
     else:
         axes.text(0.5, 0.4, "not in the file", ha="center", color="0.4")
+
+
+def _name_genotypes(axes: Any) -> None:
+    """A second legend, in the corner that no calibrated probability comes near."""
+    from matplotlib.lines import Line2D
+
+    lines = [
+        Line2D([], [], color="0.3", linewidth=1.4, linestyle=dashes, label=name.replace("_", " "))
+        for name, dashes in zip(GENOTYPES, _DASHES, strict=True)
+    ]
+    axes.add_artist(axes.get_legend())
+    axes.legend(handles=lines, frameon=False, fontsize=8, loc="lower right", handlelength=3)
 
 
 def have_matplotlib() -> bool:

@@ -1,7 +1,7 @@
 """Where an artifact came from, and how it reaches its final name.
 
-Every artifact is written beside its final name and renamed when complete, so a file under a
-final name is whole or absent, whatever interrupts the program.
+Every artifact is written beside its final name and renamed when complete and on the disk, so a
+file under a final name is whole or absent, whatever interrupts the program or the machine.
 """
 
 import contextlib
@@ -101,13 +101,36 @@ def _temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_names(folder: Path) -> None:
+    # Some network disks refuse it for a folder, which then is as it always was there.
+    with contextlib.suppress(OSError):
+        _sync(folder)
+
+
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; rename it to ``path`` on success, else remove it."""
+def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; rename it to ``path`` on success, else remove it.
+
+    Waiting for the disk takes some milliseconds: what is checked against a digest when it is read,
+    and easily made again, need not be ``durable``.
+    """
     temporary = _temporary_beside(path)
     try:
         yield temporary
+        if durable:
+            _sync(temporary)
         temporary.replace(path)
+        if durable:
+            _sync_names(path.parent)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror or error})",
@@ -119,14 +142,18 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path`` that becomes ``path`` on success."""
+    """Yield a temporary folder beside ``path``, for files, that becomes ``path`` on success."""
     temporary = _temporary_beside(path)
     try:
         temporary.mkdir()
         yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync_names(temporary)
         if path.exists():
             shutil.rmtree(path)
         temporary.rename(path)
+        _sync_names(path.parent)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror or error})",
@@ -136,9 +163,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_json(path: Path, data: object) -> None:
-    """Write ``data`` as indented JSON, atomically."""
-    with atomic_file(path) as temporary:
+def write_json(path: Path, data: object, *, durable: bool = True) -> None:
+    """Write ``data`` as indented JSON, atomically; see :func:`atomic_file`."""
+    with atomic_file(path, durable=durable) as temporary:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 

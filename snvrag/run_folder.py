@@ -74,9 +74,14 @@ def choose_run_folder(output: Path | None, *, resume: bool, force: bool) -> Path
     """``output``, or the next free folder in the current one if it is None.
 
     Raises:
-        UsageError: a run is to be resumed and none is named.
+        UsageError: a run is to be resumed and none is named, or is to be replaced as well.
         OutputError: the folder is not empty and neither ``resume`` nor ``force`` is set.
     """
+    if resume and force:
+        raise UsageError(
+            "--resume and --force exclude one another",
+            "--resume goes on with the run in -o, --force replaces it",
+        )
     if output is not None:
         check_run_folder(output, resume=resume, force=force)
         return output

@@ -1,6 +1,7 @@
 """Sites and regions: what a record is called, and which records a user asks for."""
 
 import hashlib
+from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +118,11 @@ class SiteTable:
             digest.update("\n".join(column.tolist()).encode() + b"\0")
         return digest.hexdigest()
 
+    def take(self, rows: NDArray[np.integer]) -> "SiteTable":
+        """The sites of some rows, in their order."""
+        columns = (self.chrom, self.pos, self.id, self.ref, self.alt)
+        return SiteTable(*(column[rows] for column in columns))
+
     def chromosomes(self) -> list[tuple[str, int, int]]:
         """``(name, first row, one past the last row)`` of each chromosome, in file order."""
         if len(self) == 0:
@@ -124,6 +130,30 @@ class SiteTable:
         starts = np.flatnonzero(np.r_[True, self.chrom[1:] != self.chrom[:-1]])
         ends = np.r_[starts[1:], len(self)]
         return [(str(self.chrom[a]), int(a), int(b)) for a, b in zip(starts, ends, strict=True)]
+
+
+class SiteFinder:
+    """Finds records in a sorted site table, by CHROM (with or without ``chr``), POS, REF, ALT."""
+
+    def __init__(self, sites: SiteTable) -> None:
+        self.n_sites = len(sites)
+        self._sites = sites
+        self._spans = {plain_chromosome(name): (a, b) for name, a, b in sites.chromosomes()}
+
+    def find(self, chrom: str, pos: int, ref: str, alt: str) -> tuple[int, int | None]:
+        """``(first, row)``: the first row of the record's position, and its own.
+
+        Where the table lacks the position, ``first`` is the row it would be at; of an unknown
+        chromosome it is 0. ``row`` is None where the table lacks the record.
+        """
+        a, b = self._spans.get(plain_chromosome(chrom), (0, 0))
+        first = bisect_left(self._sites.pos, pos, a, b)
+        row = first
+        while row < b and self._sites.pos[row] == pos:
+            if self._sites.ref[row] == ref and self._sites.alt[row] == alt:
+                return first, row
+            row += 1
+        return first, None
 
 
 _COMPLEMENT = str.maketrans("ACGTacgt", "TGCATGCA")

@@ -40,8 +40,8 @@ class TargetHaplotypes:
         """Read a phased target and match it to a panel.
 
         Raises:
-            InputError: damaged, unsorted or unphased, or fewer than ``min_overlap`` of its records
-                within the panel's span are panel sites.
+            InputError: damaged, unsorted, unphased or without a call at any panel site, or fewer
+                than ``min_overlap`` of its records within the panel's span are panel sites.
         """
         reader = GenotypeReader.open(source, include_indels=True, is_target=True)
         try:
@@ -55,6 +55,11 @@ class TargetHaplotypes:
         _check_overlap(source, panel, table, match, excluded, min_overlap)
         rows = np.searchsorted(kept, match.target_rows)
         chosen = genotypes[rows]
+        if not (chosen >= 0).any():
+            raise InputError(
+                f"{source}: all genotypes at the panel's sites are missing",
+                "give a phased VCF with called genotypes",
+            )
         flip = match.flipped[:, None, None] & (chosen >= 0)
         alleles = np.where(flip, 1 - chosen, chosen).astype(np.int8)
         flat = alleles.reshape(len(rows), -1).T

@@ -68,6 +68,9 @@ def load_run(path: Path) -> TrainedRun:
         InputError: the folder's ``config.json`` is absent, damaged or of another format version.
     """
     where = path / CONFIG
+    if not where.is_file():
+        what = f"holds no {CONFIG}" if path.is_dir() else "no such run folder"
+        raise InputError(f"{path}: {what}", "give a folder that snvrag train wrote")
     identity = read_json(where)
     found = (identity.get("format_name"), identity.get("format_version"))
     if found != (RUN_FORMAT, RUN_VERSION):

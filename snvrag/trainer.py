@@ -206,6 +206,10 @@ class Trainer:
             identity = {**self.identity, BANK: bank}
             write_identity(self.output, identity, seed=self.config.train.seed, inputs=origin)
 
+    def _embedding_copy(self) -> torch.nn.Module | None:
+        """What embedding indexes are built with, if there are any."""
+        return None if self.batches.embedding is None else self.batches.embedding.copy
+
     def _sharers(self) -> int:
         """Processes that share the memory of this one's device."""
         return self.ranks.local_size if self.device.type == "cpu" else 1
@@ -240,7 +244,7 @@ class Trainer:
         check_identity(self.output, self.identity)
         where = self.output / CONFIG
         self.batches.bank = bank_from_json(read_json(where).get(BANK), str(where))
-        found.restore(self.model, self.optimizer)
+        found.restore(self.model, self.optimizer, self._embedding_copy())
         state = found.state
         try:
             self.progress = Progress(**state["progress"])
@@ -289,7 +293,8 @@ class Trainer:
             train.epoch_batches,
         )
         self.model.train()
-        if self.batches.embedding is not None:
+        # Within an epoch, a resumed run goes on with the copy that the epoch began with.
+        if self.batches.embedding is not None and progress.next_batch == 0:
             self.batches.embedding.begin_epoch(progress.epoch)
         self.optimizer.zero_grad(set_to_none=True)
         began, before = time.perf_counter(), progress.epoch_seconds
@@ -484,6 +489,7 @@ class Trainer:
             "max_rows": self.max_rows,
         }
         if self.ranks.is_main:
-            save_checkpoint(self.output / CHECKPOINTS, self.model, self.optimizer, state)
+            copy, folder = self._embedding_copy(), self.output / CHECKPOINTS
+            save_checkpoint(folder, self.model, self.optimizer, state, copy)
         self._saved_at = time.perf_counter()
         self._save_seconds = self._saved_at - began

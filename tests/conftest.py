@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -59,6 +61,14 @@ def write_vcf(
     return path
 
 
+def write_panel_and_truth(folder: Path, alleles: np.ndarray, panel_haplotypes: int) -> None:
+    """``panel.h5`` of the first haplotypes, ``truth.vcf`` of the others as people T0, T1, …"""
+    write_vcf(folder / "panel.vcf", alleles[:panel_haplotypes], spacing=100)
+    convert(folder / "panel.vcf", folder / "panel.h5")
+    truth = write_vcf(folder / "truth.vcf", alleles[panel_haplotypes:], spacing=100)
+    truth.write_text(truth.read_text().replace("\tS", "\tT"))
+
+
 def mosaic(
     n_haplotypes: int, n_sites: int, *, founders: int = 6, seed: int = 0, switch_rate: float = 0.01
 ) -> np.ndarray:
@@ -72,6 +82,24 @@ def mosaic(
     donor = generator.integers(0, founders, (n_haplotypes, n_sites))
     chosen = np.take_along_axis(donor, piece, axis=1)
     return pool[chosen, np.arange(n_sites)]
+
+
+def impute_and_measure(
+    target: Path, panel: Path, output: Path, model: Path | None = None
+) -> tuple[int, int]:
+    """Impute in a process of its own: bytes by the estimate and bytes that it took at most."""
+    code = (
+        "import re, sys\nfrom pathlib import Path\nfrom snvrag import impute\n"
+        "target, panel, output, *model = map(Path, sys.argv[1:])\n"
+        "r = impute(target, panel, output, model=model[0] if model else None)\n"
+        # Not ru_maxrss, which a child has from its parent.
+        "peak = re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())\n"
+        "print(r.estimated_memory, int(peak[1]) * 1024)"
+    )
+    words = [sys.executable, "-c", code, target, panel, output, *([model] if model else [])]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
+    estimate, peak = map(int, done.stdout.split())
+    return estimate, peak
 
 
 @pytest.fixture

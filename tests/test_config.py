@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from snvrag.cli.toml import read_toml
 from snvrag.config import (
     PRESET_TRAINING,
     PRESETS,
@@ -12,7 +13,6 @@ from snvrag.config import (
     RunConfig,
     TrainConfig,
     WindowConfig,
-    read_toml,
     resolve_preset,
     run_config_from_json,
 )

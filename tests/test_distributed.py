@@ -71,7 +71,7 @@ def single(mosaic_panel, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("ranks", [2])
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_several_ranks_train_as_one_process_does(mosaic_panel, tmp_path, single, ranks):
     run = tmp_path / "run"
     done = train(mosaic_panel, run, "--json", ranks=ranks)
@@ -206,6 +206,38 @@ def test_sums_over_ranks(tmp_path):
     assert done.returncode == 0, done.stderr
     expected = "[3.0, 3.0] [5.0, 5.0] None {'n': 3, 'x': [1.0, {'y': 4.0}], 'name': 't'} from 0"
     assert [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)] == [expected] * 2
+
+
+LEAVE = """
+    import sys
+    from pathlib import Path
+
+    import torch
+    from snvrag.distributed import join
+
+    def threads():
+        return sorted(path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
+
+    with join("cpu") as ranks:
+        # Torch imports much more of itself for the first optimiser.
+        torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))])
+        ranks.sum_numbers([1.0])
+        during = threads()
+    Path(sys.argv[1], f"rank-{ranks.rank}").write_text("".join([*during, "after\\n", *threads()]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_no_thread_of_the_process_group_outlives_it(tmp_path):
+    """Those that did aborted the end of a finished process, once in many runs."""
+    script = tmp_path / "leave.py"
+    script.write_text(textwrap.dedent(LEAVE))
+    done = launch([script, tmp_path], ranks=2)
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        during, after = (tmp_path / f"rank-{rank}").read_text().split("after\n")
+        assert "gloo" in during
+        assert "gloo" not in after
 
 
 def test_devices_are_checked():

@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,8 @@ def test_site_r2_matches_numpy():
     dosage = truth * 0.5 + generator.random((20, 15))
     truth[3] = 1.0
     dosage[4] = 0.7
-    found = per_site_r2(truth, dosage, np.ones((20, 15), dtype=bool))
+    sums = (truth, dosage, truth**2, dosage**2, truth * dosage)
+    found = per_site_r2(np.full(20, 15.0), *(x.sum(axis=1) for x in sums))
     assert np.isnan(found[3])
     assert found[4] == 0.0
     for row in (0, 1, 2, 5):
@@ -292,7 +294,8 @@ def test_quality_scores_are_held_to_the_true_r2():
     quality = generator.random(500)
     r2 = np.clip(quality + generator.normal(0, 0.1, 500), 0, 1)
     quality[:5], r2[5:9] = np.nan, np.nan
-    found = quality_accuracy(quality, r2)
+    maf = np.concatenate([[0.0, 0.05], generator.uniform(0.001, 0.5, 498)])
+    found = quality_accuracy(quality, r2, maf)
     both = ~(np.isnan(quality) | np.isnan(r2))
     assert found.n_sites == 491 == sum(b.n_sites for b in found.bins)
     assert found.correlation == pytest.approx(np.corrcoef(quality[both], r2[both])[0, 1])
@@ -301,10 +304,30 @@ def test_quality_scores_are_held_to_the_true_r2():
     (group,) = [b for b in found.bins if b.low == 0.8]
     assert group.n_sites == inside.sum()
     assert group.mean_site_r2 == pytest.approx(r2[inside].mean())
-    assert quality_accuracy(np.full(3, np.nan), np.ones(3)) is None
-    assert np.isnan(quality_accuracy(np.ones(3), np.array([0.1, 0.2, 0.3])).correlation)
-    ends = quality_accuracy(np.array([0.0, 1.0, 1.2]), np.array([0.0, 1.0, 1.0]))
+    assert found.rms_difference == pytest.approx(np.sqrt(((quality - r2)[both] ** 2).mean()))
+    assert np.sum(found.scatter) == 491
+    cell = both & (quality >= 0.6) & (quality < 0.65) & (r2 >= 0.7) & (r2 < 0.75)
+    assert found.scatter[12][14] == cell.sum() > 0
+    assert [(g.low, g.high) for g in found.by_frequency] == [(0, 0.005), (0.005, 0.05), (0.05, 0.5)]
+    low = both & (maf > 0.005) & (maf <= 0.05)
+    group = found.by_frequency[1]
+    assert group.n_sites == low.sum()
+    assert group.correlation == pytest.approx(np.corrcoef(quality[low], r2[low])[0, 1])
+    assert group.mean_difference == pytest.approx((quality - r2)[low].mean())
+
+
+def test_quality_of_few_sites_and_at_the_ends():
+    from snvrag.calibration import quality_accuracy
+
+    maf = np.array([0.0, 0.05, 0.3])
+    assert quality_accuracy(np.full(3, np.nan), np.ones(3), maf) is None
+    assert np.isnan(quality_accuracy(np.ones(3), np.array([0.1, 0.2, 0.3]), maf).correlation)
+    ends = quality_accuracy(np.array([0.0, 1.0, 1.2]), np.array([0.0, 1.0, 1.0]), maf)
     assert [b.n_sites for b in ends.bins] == [1, 0, 0, 0, 0, 0, 2]
+    # Sites monomorphic in the panel are of no group; 0.05 belongs to the one that ends there.
+    assert [g.n_sites for g in ends.by_frequency] == [0, 1, 1]
+    assert np.isnan(ends.by_frequency[0].mean_difference)
+    assert (ends.scatter[0][0], ends.scatter[19][19]) == (1, 2)
 
 
 def test_dosages_that_are_none_and_files_without_samples_are_errors(small):
@@ -365,12 +388,14 @@ def test_the_command_shows_calibration_and_quality(small, capsys):
     words = ["evaluate", str(imputed), str(small / "truth.vcf"), "-r", str(small / "panel.h5")]
     assert run_command(words) == 0
     out = capsys.readouterr().out
-    assert "INFO/DR2 or R2 against true r²: correlation -" in out
+    assert "INFO/CR2, DR2 or R2 against true r²: correlation -" in out
     assert "genotype probabilities (GP) 0." in out
     assert run_command([*words, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["quality"]["correlation"] is None
     assert data["quality"]["n_sites"] == 3
+    assert [g["n_sites"] for g in data["quality"]["by_frequency"]] == [0, 0, 3]
+    assert np.sum(data["quality"]["scatter"]) == 3
     assert set(data["gp_calibration"]["genotypes"]) == {"hom_major", "het", "hom_minor"}
     assert set(data["calibration"][0]) == {"predicted", "observed", "n"}
     assert 0 < data["ece"] < 0.2
@@ -378,7 +403,7 @@ def test_the_command_shows_calibration_and_quality(small, capsys):
     words = ["evaluate", plain, plain, "-r", str(small / "panel.h5")]
     assert run_command([*words, "--observed", str(small / "observed.txt")]) == 0
     out = capsys.readouterr().out
-    assert "has no INFO/DR2" in out
+    assert "has no INFO/CR2" in out
     assert "genotype probabilities absent" in out
 
 
@@ -391,14 +416,24 @@ def test_the_figure_has_a_panel_for_each_question(small, monkeypatch):
     found = evaluate(imputed, small / "truth.vcf", small / "panel.h5", label="one")
     kept = []
     monkeypatch.setattr(plt, "close", kept.append)
-    plot_accuracy([found], small / "p.png")
+    plot_accuracy([found, replace(found, label="two")] * 3, small / "p.png")
     by_maf, by_quality, dosage, genotype = kept[0].axes
     assert by_maf.get_xscale() == "log"
     assert list(by_quality.lines[0].get_xdata()) == [pytest.approx(0.85)]
+    sites = by_quality.collections[0].get_offsets()
+    both = ~np.isnan(found.sites.r2)
+    np.testing.assert_allclose(sites, np.c_[found.sites.quality, found.sites.r2][both])
     assert list(dosage.lines[0].get_xdata()) == [b.predicted for b in found.calibration.bins]
-    assert [line.get_label().split(" (")[0] for line in genotype.lines[:3]] == [
-        *("one, hom major", "one, het", "one, hom minor")
+    for line, own in zip(genotype.lines, found.gp_calibration.genotypes.values(), strict=False):
+        assert list(line.get_ydata()) == [b.observed for b in own.bins]
+    assert [text.get_text() for text in genotype.get_legend().texts] == [
+        *("hom major", "het", "hom minor")
     ]
+    of_files = [by_quality.get_legend(), dosage.get_legend(), genotype.artists[0]]
+    ends = [["one", "two"] * 3] * 3
+    assert [[text.get_text().split(" (")[0] for text in x.texts] for x in of_files] == ends
+    for axes, legend in zip((by_quality, dosage, genotype), of_files, strict=True):
+        assert legend.get_window_extent().y1 < axes.get_window_extent().y0
     monkeypatch.undo()
     plt.close("all")
 

@@ -44,6 +44,7 @@ ORDER = (
         "checkpoint",
         "calibration",
         "metrics",
+        "pairing",
         "evaluation",
     ),
     *("plots", "batch_plan", "batch", "dataset", "bank", "run_folder", "observer", "run_log"),

@@ -15,6 +15,16 @@ ROWS = [
     "20 200 A C 0|0 0|1 0|0 0|0",
     "20 300 A C 1|1 1|1 0|1 1|1",
 ]
+# At 20:200 and 20:300 the truth varies; typed 20:100 does not count.
+IMPUTED = """##fileformat=VCFv4.2
+##contig=<ID=20>
+##INFO=<ID=DR2,Number=A,Type=Float,Description="Quality">
+##FORMAT=<ID=HDS,Number=.,Type=Float,Description="HDS">
+#CHROM POS ID REF ALT QUAL FILTER INFO FORMAT A B C D
+20 100 . A C . . DR2=0.1 HDS 0,1 1,1 0,0 0,1
+20 200 . A C . . DR2=0.6 HDS 0,0 .2,.8 .1,0 0,0
+20 300 . A C . . DR2=0.9 HDS 1,.9 1,1 .6,.7 .2,1
+""".replace(" ", "\t")
 
 
 @pytest.fixture
@@ -49,6 +59,7 @@ def peers(tmp_path, monkeypatch):
         )
         module.main()
 
+    run.module = module
     return run, seen
 
 
@@ -80,3 +91,29 @@ def test_model_only_and_json(peers, capsys, tmp_path):
     with pytest.raises(SystemExit) as caught:
         run("--only", "model")
     assert caught.value.code == 2
+
+
+def test_confidence_parts_tool_from_formula(peers, capsys, tmp_path, monkeypatch):
+    run, seen = peers
+    run("--confidence")
+    _, header, *rows = capsys.readouterr().out.splitlines()
+    assert {len(row) for row in rows} == {len(header)}
+    assert header.split()[-2:] == ["ratio", "snvrag"]
+    # Bare genotypes have a calibrated dosage, and nothing else to tell.
+    assert rows[0].split()[2:] == ["0.0000", *["-"] * 9]
+
+    (tmp_path / "o.vcf").write_text(IMPUTED)
+
+    def imputer(case):
+        seen.append(case.haplotypes)
+        return tmp_path / "o.vcf", run.module.measure([sys.executable, "-c", "pass"])
+
+    monkeypatch.setattr(run.module, "TOOLS", (("one", "snvrag", None, imputer),))
+    run("--confidence", "--json")
+    found = json.loads(capsys.readouterr().out)["rows"][0]
+    assert seen[-1] is True
+    # The better site of two has the lower DR2 in the file; its haplotype dosages tell better.
+    assert found["quality"]["n_sites"] == 2
+    assert found["quality"]["correlation"] == pytest.approx(-1)
+    assert found["score_formulas"] == pytest.approx({"ratio": 1, "snvrag": 1})
+    assert found["gp_calibration"]["source"] == "HDS"

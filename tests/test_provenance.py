@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -42,6 +43,38 @@ def test_an_interrupted_folder_is_absent(tmp_path):
     with atomic_folder(tmp_path / "d") as temporary:
         (temporary / "x").write_text("whole")
     assert (tmp_path / "d" / "x").read_text() == "whole"
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """Inodes in the order in which they were waited for."""
+    seen, fsync = [], os.fsync
+
+    def record(descriptor):
+        seen.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    return seen
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, synced):
+    with atomic_file(tmp_path / "a") as temporary:
+        temporary.write_text("new")
+        assert synced == []
+    assert synced == [(tmp_path / "a").stat().st_ino, tmp_path.stat().st_ino]
+    with atomic_file(tmp_path / "b", durable=False) as temporary:
+        temporary.write_text("new")
+    assert len(synced) == 2
+
+
+def test_a_folder_is_on_the_disk_with_all_its_files(tmp_path, synced):
+    path = tmp_path / "d"
+    with atomic_folder(path) as temporary:
+        (temporary / "x").write_text("1")
+        (temporary / "y").write_text("2")
+    assert set(synced[:2]) == {(path / name).stat().st_ino for name in ("x", "y")}
+    assert synced[2:] == [path.stat().st_ino, tmp_path.stat().st_ino]
 
 
 def test_output_checks(tmp_path):

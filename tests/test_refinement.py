@@ -12,7 +12,7 @@ import cyvcf2
 import numpy as np
 import pytest
 import torch
-from conftest import mosaic, write_vcf
+from conftest import impute_and_measure, mosaic, write_panel_and_truth, write_vcf
 
 from snvrag.checkpoint import load_weights, save_weights
 from snvrag.config import run_config
@@ -53,11 +53,7 @@ def case(tmp_path_factory):
     """A panel, a target, its truth, and an untrained and a trained run of each network."""
     folder = tmp_path_factory.mktemp("refined")
     alleles = mosaic(68, N_SITES, founders=8, switch_rate=0.004)
-    write_vcf(folder / "panel.vcf", alleles[:60], spacing=100)
-    convert(folder / "panel.vcf", folder / "panel.h5")
-    write_vcf(folder / "truth.vcf", alleles[60:], spacing=100)
-    text = (folder / "truth.vcf").read_text().replace("\tS", "\tT")
-    (folder / "truth.vcf").write_text(text)
+    write_panel_and_truth(folder, alleles, 60)
     write_target(folder / "target.vcf", alleles[60:], missing=[(3, 1), (4, 1), (9, 2)])
     short = {"epochs": 1, "batch_size": 10, "epoch_batches": 3, "warmup_steps": 1, **WINDOWS}
     for name, settings in (
@@ -324,3 +320,11 @@ def test_a_run_without_a_sound_bank_is_refused(case, tmp_path, bank):
     (tmp_path / "config.json").write_text(json.dumps(saved | {"bank": bank}))
     with pytest.raises(InputError, match=r"config\.json: the copying model's bank"):
         load_run(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.parametrize("name", ["light", "bert"])
+def test_the_estimate_covers_what_the_process_takes_with_a_network(case, tmp_path, name):
+    out = tmp_path / "out.vcf.gz"
+    estimate, peak = impute_and_measure(case / "target.vcf", case / "panel.h5", out, case / name)
+    assert peak < estimate < 1.8 * peak

@@ -100,6 +100,19 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bytes(mosaic_panel, tmp_p
     assert hidden == []
 
 
+def test_embedding_indexes_go_on_with_the_weights_that_their_epoch_began_with(
+    mosaic_panel, tmp_path
+):
+    """Other weights round distances otherwise, and find other neighbours."""
+    options = ["--index-kind", "embedding", "--epochs", "1", "--lr", "0.02"]
+    finish(start(mosaic_panel, tmp_path / "whole", *options))
+    run = tmp_path / "run"
+    kill_after_progress(start(mosaic_panel, run, *options), run, 0.0)
+    assert last_step(run) < 15
+    finish(start(mosaic_panel, run, *options, "--resume"))
+    assert_equal_runs(tmp_path / "whole", run)
+
+
 @pytest.fixture(scope="module")
 def killed(mosaic_panel, tmp_path_factory):
     run = tmp_path_factory.mktemp("killed") / "run"

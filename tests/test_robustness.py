@@ -13,13 +13,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import mosaic, write_vcf
+from conftest import mosaic, write_panel_and_truth
 from helpers_vcf import bgzip
 
 from snvrag import imputation, workdir
 from snvrag.cli.app import run as run_command
 from snvrag.conversion import convert
 from snvrag.errors import MismatchError, OutputError
+from snvrag.evaluation import evaluate
 from snvrag.imputation import impute
 from snvrag.vcf import DosageReader
 
@@ -32,12 +33,8 @@ def case(tmp_path_factory):
     """A panel of 30 samples, a target of 3 others at every tenth site, and their truth."""
     folder = tmp_path_factory.mktemp("robust")
     alleles = mosaic(66, N_SITES, founders=8, switch_rate=0.002)
-    write_vcf(folder / "panel.vcf", alleles[:60], spacing=100)
-    convert(folder / "panel.vcf", folder / "panel.h5")
-    write_vcf(folder / "truth.vcf", alleles[60:], spacing=100)
-    text = (folder / "truth.vcf").read_text().replace("\tS", "\tT")
-    (folder / "truth.vcf").write_text(text)
-    lines = text.splitlines()
+    write_panel_and_truth(folder, alleles, 60)
+    lines = (folder / "truth.vcf").read_text().splitlines()
     kept = [x for i, x in enumerate(lines) if x.startswith("#") or i % 10 == 0]
     (folder / "target.vcf").write_text("\n".join(kept) + "\n")
     (folder / "target.vcf.gz").write_bytes(bgzip((folder / "target.vcf").read_bytes(), 900))
@@ -110,6 +107,22 @@ def doubled_sample(place):
     rewrite(place, records, [*head[:-1], head[-1].replace("T1", "T0")])
 
 
+def without_genotypes(place):
+    head, records = target_lines(place)
+    dosage = '##FORMAT=<ID=DS,Number=1,Type=Float,Description="Dosage">'
+    values = "\t".join(["DS", "0", "1", "0"])
+    rewrite(
+        place,
+        ["\t".join([*x.split("\t")[:8], values]) for x in records],
+        [*head[:-1], dosage, head[-1]],
+    )
+
+
+def all_missing(place):
+    _, records = target_lines(place)
+    rewrite(place, ["\t".join([*x.split("\t")[:9], *[".|."] * 3]) for x in records])
+
+
 def mixed_ploidy(place):
     changed(place, 10, "0", slice(5, None))
 
@@ -130,6 +143,9 @@ TARGETS = {
     "no record": (without_records, r"no biallelic record to impute from \(no record\)"),
     "sample twice": (doubled_sample, "sample 'T0' appears twice|not a readable"),
     "unsorted": (unsorted, "not sorted: record 20:"),
+    "an allele too many": (lambda p: changed(p, 10, "0|2"), r"20:\d+: sample T1 has allele 2"),
+    "no GT in a record": (without_genotypes, r"record 20:\d+ has no GT"),
+    "all missing": (all_missing, "all genotypes at the panel's sites are missing"),
     "mixed ploidy": (mixed_ploidy, r"20:\d+: the ploidy of sample T1 changes here"),
 }
 
@@ -157,6 +173,82 @@ def test_bad_targets(place, capsys, name):
     assert_refused(words, sentence, capsys, place)
 
 
+def imputed(place, fields, value, *, number=".", kind="Float", info="IMP"):
+    """``i.vcf``: the target's records with ``fields``, one value for all; DR2 is of type kind."""
+    head, records = target_lines(place)
+    head[-1:-1] = [
+        '##INFO=<ID=IMP,Number=0,Type=Flag,Description="Imputed">',
+        f'##INFO=<ID=DR2,Number=1,Type={kind},Description="Quality">',
+        f'##FORMAT=<ID=DS,Number=1,Type={kind},Description="Dosage">',
+        f'##FORMAT=<ID=GP,Number={number},Type=Float,Description="Probabilities">',
+    ]
+    rows = ["\t".join([*x.split("\t")[:7], info, fields, *[value] * 3]) for x in records]
+    (place / "i.vcf").write_text("\n".join([*head, *rows]) + "\n")
+
+
+def truth_without_calls(place):
+    imputed(place, "DS", "1")
+    rewrite(place, [re.sub(r"\d\|\d", ".|.", x) for x in target_lines(place)[1]])
+
+
+def everything_observed(place):
+    imputed(place, "DS", "1")
+    # Sites of the panel are 100 bp apart.
+    (place / "all.txt").write_text("".join(f"20\t{100 + 100 * i}\n" for i in range(N_SITES)))
+
+
+def several_alleles(place):
+    imputed(place, "DS", "1")
+    text = (place / "i.vcf").read_text().replace("\tA\tC\t", "\tA\tC,G\t")
+    (place / "i.vcf").write_text(text)
+
+
+_OF_TYPE = r"i\.vcf: record 20:\d+: .*another type or number of values"
+IMPUTED = {
+    "an allele too many": (lambda p: imputed(p, "GT", "0|2"), r"20:\d+: sample T0 has allele 2"),
+    "dosage as text": (lambda p: imputed(p, "DS", "x1", kind="String"), _OF_TYPE),
+    "quality as text": (
+        lambda p: imputed(p, "GT", "0|1", kind="String", info="IMP;DR2=x"),
+        _OF_TYPE,
+    ),
+    "one probability": (lambda p: imputed(p, "GP", ".5"), _OF_TYPE),
+    "four probabilities": (lambda p: imputed(p, "GP", ".1,.2,.3,.4"), _OF_TYPE),
+    "no probability": (
+        lambda p: imputed(p, "DS:GP", "1:-3,-.1,-2"),
+        r"20:\d+:A:C has genotype probability -3, outside 0 to 1",
+    ),
+    "no number": (lambda p: imputed(p, "DS", "x"), r"i\.vcf: damaged after record 0"),
+    "several ALT": (several_alleles, "120 records without just one ALT were passed over"),
+    "truth without calls": (truth_without_calls, r"t\.vcf: all genotypes .* are missing"),
+    "everything observed": (everything_observed, r"all\.txt: names every site of the panel"),
+}
+
+
+@pytest.mark.parametrize("name", IMPUTED)
+def test_bad_imputed_files(place, capsys, name):
+    prepare, sentence = IMPUTED[name]
+    prepare(place)
+    truth = "t.vcf" if (place / "t.vcf").exists() else "truth.vcf"
+    words = ["evaluate", "i.vcf", truth, "-r", "panel.h5", "--per-site", "s.tsv"]
+    if (place / "all.txt").exists():
+        words += ["--observed", "all.txt"]
+    assert_refused(words, sentence, capsys, place)
+
+
+def test_observed_sites_of_another_chromosome_are_told(place, caplog):
+    (place / "o.txt").write_text("21\t100\n")
+    target = place / "target.vcf"
+    found = evaluate(target, target, place / "panel.h5", observed=place / "o.txt")
+    assert found.all.n_sites == N_SITES // 10
+    assert "o.txt: names no site of the panel: all are scored" in caplog.text
+
+
+def test_what_a_run_folder_is_not_is_told(place, capsys):
+    words = ["impute", "target.vcf", "-r", "panel.h5", "-o", "o.vcf.gz", "-m"]
+    assert_refused([*words, "none"], "none: no such run folder", capsys, place)
+    assert_refused([*words, "."], r"\.: holds no config\.json", capsys, place)
+
+
 def later_version(place):
     shutil.copy(place / "panel.h5", place / "p.h5")
     with h5py.File(place / "p.h5", "r+") as file:
@@ -166,6 +258,7 @@ def later_version(place):
 PANELS = {
     "missing": (None, r"p\.h5: no such panel file"),
     "of a later version": (later_version, "'snvrag-panel' version 2, not 'snvrag-panel' version 1"),
+    "a folder": (lambda p: (p / "p.h5").mkdir(), r"p\.h5: is a folder"),
     "a VCF": (lambda p: shutil.copy(p / "target.vcf.gz", p / "p.h5"), "not a readable HDF5"),
     "other HDF5": (lambda p: h5py.File(p / "p.h5", "w").close(), "format None"),
     "cut short": (
@@ -434,7 +527,8 @@ def test_the_header_says_how_every_figure_was_made(case, tmp_path):
         for line in text.splitlines()
         if (found := re.match(r"##(?:INFO|FORMAT)=<ID=(\w+)", line))
     }
-    assert set(header) == {"AF", "DR2", "IMP", "GT", "DS", "GP", "HDS"}
+    assert set(header) == {"AF", "DR2", "CR2", "IMP", "GT", "DS", "GP", "HDS"}
+    assert "E[cov^2]/(var(HDS)E[var(true)])" in header["CR2"]
     assert "var(HDS)/(p(1-p))" in header["DR2"]
     assert "(1-p)(1-q), p(1-q)+q(1-p), pq" in header["GP"]
     assert re.search(r"^##snvrag_panel=panel\.h5 digest [0-9a-f]{64}$", text, re.MULTILINE)

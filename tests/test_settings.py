@@ -81,20 +81,38 @@ def test_all_options_of_the_run_can_stand_in_toml(toml, capsys, monkeypatch):
     assert (got["threads"], got["device"], got["max_memory"]) == (2, "auto", 2**30)
 
 
-def test_a_wrong_toml_is_told_by_one_process_of_a_torchrun(toml):
+SLOW_TO_SPEAK = """
+import os, time
+from snvrag.cli.app import main
+if os.environ["RANK"] == "0":
+    time.sleep(3)
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "snvrag.toml: targets is 3, where a path is needed"),
+        (["--epoch", "x"], "No such option: --epoch"),
+    ],
+)
+def test_what_all_processes_find_wrong_is_told_once(toml, options, message):
+    """Also where the others are ready long before the one that speaks."""
     toml("targets = 3\n")
+    Path("main.py").write_text(SLOW_TO_SPEAK)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, "-m", "snvrag", "train"],
+        [*command, "main.py", "train", *options],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert done.returncode == 1
-    assert [x for x in done.stderr.splitlines() if x.startswith("error: ")] == [
-        "error: snvrag.toml: targets is 3, where a path is needed"
-    ]
+    told = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+    assert len(told) == 1
+    assert told[0].startswith(f"error: {message}")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +123,28 @@ def test_a_wrong_toml_is_told_by_one_process_of_a_torchrun(toml):
         (["--preset", "light", "--k", "4"], "--k"),
         (["--sites-share", "0.5"], "--sites-share 0.5: no sites are listed"),
         (["--refresh-index", "epoch"], "--refresh-index epoch"),
+        (
+            ["--validation", "v.h5", "--validation-fraction", "0.1"],
+            "--validation-fraction 0.1: --validation names who is validated on",
+        ),
+        (
+            ["--preset", "tiny", "--index-kind", "embedding", "--flank-windows", "2"],
+            "--flank-windows: an embedding index looks at the window alone",
+        ),
+        (
+            ["--array-share", "0", "--array-spacing", "2000"],
+            "--array-spacing: no batch is masked like an array",
+        ),
+        (
+            ["--array-share", "0.75", "--random-share", "0.25", "--mask-levels", "0.3,0.5"],
+            "--mask-levels: no batch is masked by allele frequency",
+        ),
+        (
+            ["--mask-levels", "0.5", "--mask-raise-every", "3"],
+            "--mask-raise-every: there is one level to stay at",
+        ),
+        (["--resume", "--force"], "--resume and --force exclude one another"),
+        (["--window_size", "60", "--window-size", "60"], "--window_size: is the old name"),
     ],
 )
 def test_options_without_effect_are_refused(toml, capsys, options, message):
@@ -112,6 +152,16 @@ def test_options_without_effect_are_refused(toml, capsys, options, message):
     assert run(["train", "-q", "--device", "cpu", *options]) == 2
     assert message in capsys.readouterr().err
     assert not Path("run").exists()
+
+
+def test_what_has_an_effect_is_not_refused():
+    for settings in (
+        {"array_share": 0.0, "mask_levels": (0.3, 0.5), "mask_raise_every": 1},
+        {"array_share": 0.75, "random_share": 0.25, "array_spacing": (2000.0,)},
+        {"mask_levels": (0.5,)},
+        {"random_share": 0.0, "flank_windows": 2},
+    ):
+        assert run_config(settings) != run_config({})
 
 
 def test_the_library_refuses_them_too(mosaic_panel, tmp_path):
@@ -132,4 +182,9 @@ def test_the_library_refuses_them_too(mosaic_panel, tmp_path):
     )
     with pytest.raises(UsageError, match="no sites are listed"):
         train(mosaic_panel, tmp_path / "run", config=config)
+    config = run_config({"window_size": 60, "max_seq_len": 64, "validation_fraction": 0.2})
+    with pytest.raises(UsageError, match="names who is validated on"):
+        train(mosaic_panel, tmp_path / "run", config=config, validation=mosaic_panel)
+    with pytest.raises(UsageError, match="exclude one another"):
+        train(mosaic_panel, tmp_path / "run", resume=True, force=True)
     assert not (tmp_path / "run").exists()

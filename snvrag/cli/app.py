@@ -1,9 +1,11 @@
 """The Typer app and its one error boundary: what ends a command, and with which exit code."""
 
+import contextlib
 import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -18,6 +20,7 @@ from snvrag.cli.train import train
 from snvrag.errors import RankError, SnvragError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+_PATIENCE_SECONDS = 10.0
 
 app = typer.Typer(
     name="snvrag",
@@ -79,6 +82,7 @@ def run(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one r
             _say("interrupted")
         return code
     except RankError as error:
+        _let_another_speak()
         return error.exit_code
     except SnvragError as error:
         _say(f"error: {error.message}", error.hint)
@@ -86,7 +90,9 @@ def run(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one r
         return error.exit_code
     except _CommandLineError as error:
         if os.environ.get("RANK", "0") != "0":
-            return EXIT_USAGE  # every process of a torchrun finds the same; the first says it
+            # Every process of a torchrun finds the same; the first says it.
+            _let_another_speak()
+            return EXIT_USAGE
         command = words[0] if words and not words[0].startswith("-") else ""
         _say(f"error: {_first_line(error)}", f"snvrag {command} --help".replace("  ", " "))
         return EXIT_USAGE
@@ -110,6 +116,15 @@ def run(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one r
         return EXIT_FAILED
     finally:
         _close_log()
+
+
+def _let_another_speak() -> None:
+    """Stay until torchrun ends this process, which it does once the one that speaks has failed.
+
+    Had this one gone first, torchrun would end that one, perhaps before it has said anything.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        time.sleep(_PATIENCE_SECONDS)
 
 
 def _close_log() -> None:
@@ -161,8 +176,9 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, on_term)
     code = run()
     code = EXIT_TERMINATED if terminated else code
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Threads of torch's process groups may outlive them, and then abort the interpreter's end.
+    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # A process that fails cannot take leave of the others: threads of torch may be waiting for
+        # them still, and such threads can abort the interpreter's end.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

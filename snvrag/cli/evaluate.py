@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snvrag.cli.options import Common, with_common
+from snvrag.cli.options import Common, ReferencePanel, with_common
 from snvrag.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ def evaluate(
         list[Path],
         typer.Argument(metavar="IMPUTED… TRUTH", help="Imputed files, and last the truth."),
     ],
-    panel: Annotated[
-        Path, typer.Option("--reference", "-r", metavar="PANEL.h5", help="Reference panel.")
-    ],
+    panel: ReferencePanel,
     observed: Annotated[
         Path | None,
         typer.Option(
@@ -43,7 +41,7 @@ def evaluate(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", help="PNG: r² by MAF, DR2 against r², calibration."),
+        typer.Option("--plot", help="PNG: r² by MAF, CR2 or DR2 against r², calibration."),
     ] = None,
     common: Common,
 ) -> None:
@@ -136,7 +134,7 @@ def _present(terminal: "Terminal", evaluation: "Evaluation") -> None:
 def _present_quality(terminal: "Terminal", evaluation: "Evaluation") -> None:
     quality = evaluation.quality
     if quality is None:
-        terminal.result("the file has no INFO/DR2 or R2 to compare with true r²")
+        terminal.result("the file has no INFO/CR2, DR2 or R2 to compare with true r²")
         return
     from snvrag.calibration import occupied
 
@@ -145,11 +143,11 @@ def _present_quality(terminal: "Terminal", evaluation: "Evaluation") -> None:
         for b in occupied(quality.bins)
     ]
     title = (
-        f"INFO/DR2 or R2 against true r²: correlation {_figure(quality.correlation)}, "
+        f"INFO/CR2, DR2 or R2 against true r²: correlation {_figure(quality.correlation)}, "
         f"mean difference {quality.mean_difference:+.4f}, {quality.n_sites:,} sites"
     )
     terminal.result(title)
-    terminal.table(["DR2", "sites", "mean DR2", "mean true r²"], rows)
+    terminal.table(["quality", "sites", "mean", "mean true r²"], rows)
 
 
 def _present_calibration(terminal: "Terminal", evaluation: "Evaluation") -> None:

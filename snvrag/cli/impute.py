@@ -10,7 +10,9 @@ from snvrag.cli.options import (
     SELECTION,
     Common,
     Device,
+    GeneticMapFile,
     MaxMemory,
+    ReferencePanel,
     parse_memory,
     parse_region_options,
     with_common,
@@ -28,9 +30,7 @@ def impute(
     target: Annotated[
         Path, typer.Argument(metavar="TARGET", help="Phased VCF.gz or BCF to impute.")
     ],
-    panel: Annotated[
-        Path, typer.Option("--reference", "-r", metavar="PANEL.h5", help="Reference panel.")
-    ],
+    panel: ReferencePanel,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Imputed .vcf.gz or .bcf; its index is written.")
     ],
@@ -44,12 +44,7 @@ def impute(
         Path | None,
         typer.Option("--index-dir", "-i", help="Index folder for -m; default PANEL.h5.index/."),
     ] = None,
-    genetic_map: Annotated[
-        Path | None,
-        typer.Option(
-            "--map", help="Genetic map: PLINK, SHAPEIT, Eagle or Minimac4 form; without, 1 cM/Mb."
-        ),
-    ] = None,
+    genetic_map: GeneticMapFile = None,
     region: Annotated[
         str | None,
         typer.Option(

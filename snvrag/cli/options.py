@@ -21,6 +21,15 @@ TRAINING = "Training"
 MASKS = "Masks"
 RUNTIME = "Runtime"
 
+ReferencePanel = Annotated[
+    Path, typer.Option("--reference", "-r", metavar="PANEL.h5", help="Reference panel.")
+]
+GeneticMapFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--map", help="Genetic map: PLINK, SHAPEIT, Eagle or Minimac4 form; without, 1 cM/Mb."
+    ),
+]
 WindowSize = Annotated[
     int | None,
     typer.Option(

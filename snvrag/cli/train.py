@@ -1,5 +1,6 @@
 """The command ``train``: its options, and where settings come from when no panel is given."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from snvrag.cli.options import (
     RUNTIME,
     TRAINING,
     Common,
+    GeneticMapFile,
     MaxMemory,
     MaxSeqLen,
     Seed,
@@ -21,7 +23,8 @@ from snvrag.cli.options import (
     parse_memory,
     with_common,
 )
-from snvrag.config import DEFAULT_LOG_EVERY, TOML_NAME, checked, read_toml, run_config
+from snvrag.cli.toml import TOML_NAME, read_toml
+from snvrag.config import DEFAULT_LOG_EVERY, checked, run_config
 from snvrag.errors import InputError, RankError, SnvragError, UsageError
 
 if TYPE_CHECKING:
@@ -65,12 +68,7 @@ def train(
         Path | None,
         typer.Option("--index-dir", "-i", help="Index folder; default PANEL.h5.index/."),
     ] = None,
-    genetic_map: Annotated[
-        Path | None,
-        typer.Option(
-            "--map", help="Genetic map: PLINK, SHAPEIT, Eagle or Minimac4 form; without, 1 cM/Mb."
-        ),
-    ] = None,
+    genetic_map: GeneticMapFile = None,
     targets: Annotated[
         Path | None,
         typer.Option(
@@ -134,7 +132,8 @@ def train(
         float | None,
         typer.Option(
             "--genotype-weight",
-            help="Weight of the phased genotypes' loss.",
+            help="Weight of the phased genotypes' loss; with --gamma only does it differ from "
+            "that of haplotypes.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -238,7 +237,9 @@ def train(
     validation_fraction: Annotated[
         float | None,
         typer.Option(
-            "--validation-fraction", help="Share of samples held out.", rich_help_panel=TRAINING
+            "--validation-fraction",
+            help="Share of samples held out, without --validation.",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     validation_batch: Annotated[
@@ -337,7 +338,9 @@ def _present(terminal: "Terminal", report: "TrainReport") -> None:
     """Print what a training run came to."""
     if report.already_finished:
         terminal.note(f"{report.output}: this run is finished; nothing was left to do")
-    best = report.best
+    best, first_step = report.best, report.first_step_seconds
+    # A resumed run may have had no step left to take.
+    after = "" if math.isnan(first_step) else f" (first step after {first_step:.1f} s)"
     facts = {
         "epochs": f"{report.epochs}{' (stopped early)' if report.stopped_early else ''}, best "
         f"{report.best_epoch}",
@@ -345,7 +348,7 @@ def _present(terminal: "Terminal", report: "TrainReport") -> None:
         "held-out accuracy": f"{best['val_accuracy']:.4f} (copying {best['copying_accuracy']:.4f})",
         "held-out dosage r²": f"{best['val_r2']:.4f} (copying {best['copying_r2']:.4f})",
         "indexes built": report.jit_builds,
-        "time": f"{report.seconds:.1f} s (first step after {report.first_step_seconds:.1f} s)",
+        "time": f"{report.seconds:.1f} s{after}",
     }
     following = f"snvrag verify {report.index_dir}/"
     terminal.summary(f"wrote {report.output}/", facts, following)
@@ -372,6 +375,8 @@ def _train_settings(given: Mapping[str, Any], note: Any) -> tuple[dict[str, Any]
 
 def _options_over_toml(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
     options = {**given, "threads": given["common"].threads}
+    if None not in (options["window_size"], options["old_window_size"]):
+        raise UsageError("--window_size: is the old name of --window-size", "give one of the two")
     if options["window_size"] is None:
         options["window_size"] = options["old_window_size"]
     for name, example in _LISTS.items():
@@ -397,6 +402,12 @@ def _options_over_toml(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
         raise UsageError(
             f"--sites-share {chosen['sites_share']}: no sites are listed",
             "leave it out, or add --array-sites",
+        )
+    if "validation_fraction" in chosen and "validation" in chosen:
+        raise UsageError(
+            f"--validation-fraction {chosen['validation_fraction']}: --validation names who is "
+            "validated on",
+            "give one of the two",
         )
     return chosen
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from snvrag.copying.compiling import compiled as _compiled
 
-_ROWS = 64
+_ROWS = 128
 _AT_ONCE = 4
 
 
@@ -32,29 +32,43 @@ def _gelu(x: Any) -> Any:
 
 
 @_compiled()
-def _layer(x: Any, weight: Any, bias: Any, out: Any, activate: Any) -> None:
-    """``out`` [O, rows] of ``x`` [I, rows]: linear, and GELU if asked for."""
-    n_out, rows = len(weight), x.shape[1]
-    first = 0
-    while first + _AT_ONCE <= n_out:
+def _layer(  # noqa: PLR0912 - a kernel
+    x: Any, weight: Any, bias: Any, out: Any, activate: Any
+) -> None:
+    """``out`` [O, rows] of ``x`` [I, rows]: linear, and GELU if asked for.
+
+    Four outputs and four inputs at a time: what is loaded serves several products.
+    """
+    n_out, n_in, rows = len(weight), len(x), x.shape[1]
+    whole = n_in - n_in % _AT_ONCE
+    for first in range(0, n_out - n_out % _AT_ONCE, _AT_ONCE):
         a, b, c, d = out[first], out[first + 1], out[first + 2], out[first + 3]
+        wa, wb, wc, wd = weight[first], weight[first + 1], weight[first + 2], weight[first + 3]
         for r in range(rows):
             a[r], b[r] = bias[first], bias[first + 1]
             c[r], d[r] = bias[first + 2], bias[first + 3]
-        for i in range(len(x)):
-            wa, wb = weight[first, i], weight[first + 1, i]
-            wc, wd = weight[first + 2, i], weight[first + 3, i]
+        for i in range(0, whole, _AT_ONCE):
+            a0, a1, a2, a3 = wa[i], wa[i + 1], wa[i + 2], wa[i + 3]
+            b0, b1, b2, b3 = wb[i], wb[i + 1], wb[i + 2], wb[i + 3]
+            c0, c1, c2, c3 = wc[i], wc[i + 1], wc[i + 2], wc[i + 3]
+            d0, d1, d2, d3 = wd[i], wd[i + 1], wd[i + 2], wd[i + 3]
+            for r in range(rows):
+                p, q, s, t = x[i, r], x[i + 1, r], x[i + 2, r], x[i + 3, r]
+                a[r] += a0 * p + a1 * q + a2 * s + a3 * t
+                b[r] += b0 * p + b1 * q + b2 * s + b3 * t
+                c[r] += c0 * p + c1 * q + c2 * s + c3 * t
+                d[r] += d0 * p + d1 * q + d2 * s + d3 * t
+        for i in range(whole, n_in):
             for r in range(rows):
                 value = x[i, r]
-                a[r] += wa * value
-                b[r] += wb * value
-                c[r] += wc * value
-                d[r] += wd * value
-        first += _AT_ONCE
-    for o in range(first, n_out):
+                a[r] += wa[i] * value
+                b[r] += wb[i] * value
+                c[r] += wc[i] * value
+                d[r] += wd[i] * value
+    for o in range(n_out - n_out % _AT_ONCE, n_out):
         for r in range(rows):
             out[o, r] = bias[o]
-        for i in range(len(x)):
+        for i in range(n_in):
             for r in range(rows):
                 out[o, r] += weight[o, i] * x[i, r]
     if activate:

@@ -149,13 +149,7 @@ def copying_evidence(
 ) -> NDArray[np.float32]:
     """Evidence for a network, about the minor allele; see :mod:`snvrag.evidence`.
 
-    Args:
-        reference: n haplotypes, J observed sites, L core sites.
-        targets: int8 [T, J], alleles at the observed sites; -1 is missing.
-        cm: float64, of every site of the context; not decreasing.
-        bp: int64, likewise.
-        exclude: int64 [T, e], haplotypes a target must not copy from; -1 for none.
-        bank: as many pairs (c, ε) as :data:`N_LOGITS`.
+    Arguments are those of :func:`copying_probability`; ``bank`` has :data:`N_LOGITS` pairs.
 
     Returns:
         float32 [T, L, N_FEATURES]; zero where the target has a call.

@@ -1,6 +1,6 @@
 """VCF and BCF, in and out. Only this package knows cyvcf2."""
 
-from snvrag.vcf.dosages import DosageReader
+from snvrag.vcf.dosages import DosageReader, DosageRecord
 from snvrag.vcf.files import check_complete
 from snvrag.vcf.genotypes import (
     NO_SECOND_HAPLOTYPE,
@@ -15,6 +15,7 @@ from snvrag.vcf.writer import ImputedBlock, ImputedWriter
 __all__ = [
     "NO_SECOND_HAPLOTYPE",
     "DosageReader",
+    "DosageRecord",
     "GenotypeBlock",
     "GenotypeReader",
     "ImputedBlock",

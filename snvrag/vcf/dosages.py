@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError
-from snvrag.vcf.files import check_complete, contigs_of, open_vcf
+from snvrag.vcf.files import check_complete, contigs_of, how_to_check, open_vcf
 from snvrag.vcf.genotypes import NO_SECOND_HAPLOTYPE
 
 _DIPLOID = 2
@@ -35,7 +35,7 @@ class DosageRecord:
     imputed: bool | None
     """Whether the record says it was imputed; None where the file has no such flag."""
     quality: float
-    """INFO/DR2, else R2 or INFO; NaN where there is none."""
+    """INFO/CR2, else DR2, R2 or INFO; NaN where there is none."""
 
 
 class DosageReader:
@@ -62,31 +62,58 @@ class DosageReader:
         flags = {
             str(line["ID"]) for line in self._vcf.header_iter() if line["HeaderType"] == "INFO"
         }
+        self.not_biallelic = 0
+        """Records passed over so far, of no ALT or several."""
         self.marks_imputed = bool(flags & {"IMP", "IMPUTED"})
 
     def close(self) -> None:
         """Close the file."""
         self._vcf.close()
 
+    def __enter__(self) -> "DosageReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __iter__(self) -> Iterator[DosageRecord]:
+        for record in self._records():
+            if len(record.ALT) != 1:
+                self.not_biallelic += 1
+                continue
+            try:
+                yield self._read(record)
+            except InputError:
+                raise
+            except Exception as error:  # cyvcf2 raises bare Exception for a wrong type
+                raise InputError(
+                    f"{self.source}: record {record.CHROM}:{record.POS}: DS, HDS, GP, GT or DR2 "
+                    "has another type or number of values than it must have",
+                    f"compare the header with the specification: bcftools view -h {self.source}",
+                ) from error
+
+    def _records(self) -> Iterator[Any]:
         number, place = 0, "the header"
         try:
             for record in self._vcf:
                 number, place = number + 1, f"{record.CHROM}:{record.POS}"
-                if len(record.ALT) == 1:
-                    yield self._read(record)
-        except InputError:
-            raise
+                yield record
         except Exception as error:  # cyvcf2 raises bare Exception for what htslib rejects
             raise InputError(
-                f"{self.source}: damaged after record {number} ({place})",
-                f"check it with: bgzip -t {self.source}; then copy or compress it again",
+                f"{self.source}: damaged after record {number} ({place})", how_to_check(self.source)
             ) from error
 
     def _read(self, record: Any) -> DosageRecord:
         site = (record.CHROM, record.POS, record.REF, record.ALT[0])
         fields = set(record.FORMAT or ())
         alleles = record.genotype.array()[:, :-1] if "GT" in fields else None
+        if alleles is not None and alleles.max() > 1:
+            sample = self.samples[int((alleles > 1).any(axis=1).argmax())]
+            raise InputError(
+                f"{self.source}: record {site[0]}:{site[1]}: sample {sample} has allele "
+                f"{alleles.max()}, but the record has one ALT",
+                "leave the record out, or make the file again from the one with all ALT alleles",
+            )
         genotype = None if alleles is None else _genotype_dosage(alleles)
         haplotypes = record.format("HDS") if "HDS" in fields else None
         probability = record.format("GP") if "GP" in fields else None
@@ -168,8 +195,11 @@ def _genotype_dosage(alleles: NDArray[np.int16]) -> NDArray[np.int8]:
 
 def _three(probability: NDArray[np.float32]) -> NDArray[np.float32]:
     """GP [n, 3]; the absent third value of a haploid sample is 0, missing ones stay NaN."""
+    n_values = probability.shape[1]
+    if not _DIPLOID <= n_values <= _DIPLOID + 1:
+        raise ValueError(f"{n_values} genotype probabilities of two alleles")
     three = np.zeros((len(probability), 3), dtype=np.float32)
-    three[:, : probability.shape[1]] = probability
+    three[:, :n_values] = probability
     haploid = np.isnan(three[:, 2]) & ~np.isnan(three[:, 1])
     three[haploid, 2] = 0.0
     return three
@@ -189,7 +219,7 @@ def _sum_present(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _quality(record: Any) -> float:
-    for name in ("DR2", "R2", "INFO"):
+    for name in ("CR2", "DR2", "R2", "INFO"):
         value = record.INFO.get(name)
         if value is not None:
             return float(value[0] if isinstance(value, tuple) else value)

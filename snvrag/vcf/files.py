@@ -44,8 +44,17 @@ def check_complete(source: Path) -> None:
     if tail != BGZF_EOF:
         raise InputError(
             f"{source}: is truncated: the BGZF end-of-file block is missing",
-            f"check it with: bgzip -t {source}; then copy or compress it again",
+            how_to_check(source),
         )
+
+
+def how_to_check(source: Path) -> str:
+    """What to do about a file that cannot be read to its end."""
+    with source.open("rb") as handle:
+        compressed = handle.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    if compressed:
+        return f"check it with: bgzip -t {source}; then copy or compress it again"
+    return f"see what is wrong with: bcftools view {source} > /dev/null"
 
 
 def open_vcf(source: Path, samples: list[str] | None = None) -> Any:

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from snvrag.errors import InputError, UsageError
 from snvrag.provenance import read_lines
 from snvrag.sites import Region
-from snvrag.vcf.files import check_complete, contig_lengths, contigs_of, formats, index_of, open_vcf
+from snvrag.vcf.files import (
+    check_complete,
+    contig_lengths,
+    contigs_of,
+    formats,
+    how_to_check,
+    index_of,
+    open_vcf,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -279,13 +287,17 @@ class GenotypeReader:
         except Exception as error:  # cyvcf2 raises bare Exception for what htslib rejects
             raise InputError(
                 f"{self.source}: damaged after record {self.records} ({self._place})",
-                f"check it with: bgzip -t {self.source}; then copy or compress it again",
+                how_to_check(self.source),
             ) from error
 
     def _genotype_array(self, record: Any) -> NDArray[np.int16]:
-        genotype = record.genotype
-        if genotype is None:
-            raise InputError(f"{self.source}: record {record.CHROM}:{record.POS} has no GT")
+        try:
+            genotype = record.genotype
+        except Exception as error:  # cyvcf2 raises bare Exception
+            raise InputError(
+                f"{self.source}: record {record.CHROM}:{record.POS} has no GT",
+                "give phased genotypes at every record",
+            ) from error
         array: NDArray[np.int16] = genotype.array()
         if array.shape[1] == PLOIDY + 1:
             return array
@@ -307,6 +319,8 @@ class GenotypeReader:
         haploid = second == NO_SECOND_HAPLOTYPE
         unphased = ~((phased != 0) | haploid)
         alleles = stacked[:, :, :PLOIDY]
+        if max(first.max(), second.max()) > 1:
+            self._raise_unknown_allele(batch, alleles)
         if self.is_target:
             # Order means nothing where both alleles are equal or one is unknown.
             bad = unphased & (first >= 0) & (second >= 0) & (first != second)
@@ -333,6 +347,15 @@ class GenotypeReader:
                 alleles,
                 np.array(values, dtype=np.float32),
             )
+
+    def _raise_unknown_allele(self, batch: list[Any], alleles: NDArray[np.int8]) -> None:
+        site, sample, _ = (int(x) for x in np.argwhere(alleles > 1)[0])
+        raise InputError(
+            f"{self.source}: record {batch[site][0]}:{batch[site][1]}: sample "
+            f"{self.samples[sample]} has allele {alleles[site, sample].max()}, but the record has "
+            "one ALT",
+            "leave the record out, or make the file again from the one with all ALT alleles",
+        )
 
     def _raise_incomplete(
         self, batch: list[Any], alleles: NDArray[np.int8], bad: NDArray[np.bool_]

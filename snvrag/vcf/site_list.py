@@ -6,7 +6,7 @@ import numpy as np
 
 from snvrag.errors import InputError
 from snvrag.sites import SiteTable, read_site_list
-from snvrag.vcf.files import check_complete, open_vcf
+from snvrag.vcf.files import check_complete, how_to_check, open_vcf
 
 _VCF_NAMES = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
 
@@ -30,7 +30,7 @@ def read_sites(path: Path) -> SiteTable:
             rows += [(*place, alt) for alt in record.ALT] or [(*place, "")]
     except Exception as error:  # cyvcf2 raises bare Exception for what htslib rejects
         raise InputError(
-            f"{path}: damaged after record {number} ({error})", f"check it with: bgzip -t {path}"
+            f"{path}: damaged after record {number} ({error})", how_to_check(path)
         ) from error
     finally:
         vcf.close()

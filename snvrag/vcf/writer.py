@@ -26,13 +26,16 @@ _DIGITS = _DECIMALS.view(np.uint8).reshape(2001, 5)
 _MIN_SHIFT, _DEPTH = 14, 5
 _MAX_TBI_POSITION = 1 << 29
 
-DR2_TEXT = (
-    "Estimated squared correlation of imputed and true dosage: var(HDS)/(p(1-p)) over all "
-    "haplotypes, p = mean HDS, 0 if monomorphic (Minimac4's R2)"
+DR2_TEXT = "var(HDS)/(p(1-p)), p = mean HDS; 0 if HDS is constant (Minimac4's R2)"
+CR2_TEXT = (
+    "Expected squared correlation of HDS and the true ALT alleles of these haplotypes, where the "
+    "true alleles vary: E[cov^2]/(var(HDS)E[var(true)]), alleles independent with P(ALT) = HDS; 0 "
+    "if HDS is constant. For many carriers it is DR2"
 )
 HEADER = (
     '##INFO=<ID=AF,Number=A,Type=Float,Description="Estimated ALT allele frequency: mean HDS">',
     f'##INFO=<ID=DR2,Number=A,Type=Float,Description="{DR2_TEXT}">',
+    f'##INFO=<ID=CR2,Number=A,Type=Float,Description="{CR2_TEXT}">',
     '##INFO=<ID=IMP,Number=0,Type=Flag,Description="Imputed: not measured in the target">',
     '##FORMAT=<ID=GT,Number=1,Type=String,Description="Phased genotype: each HDS > 0.5; a typed '
     'genotype as given">',
@@ -62,6 +65,8 @@ class ImputedBlock:
     af: NDArray[np.float64]
     """float64 [n]."""
     dr2: NDArray[np.float64]
+    """float64 [n]."""
+    cr2: NDArray[np.float64]
     """float64 [n]."""
 
 
@@ -111,12 +116,12 @@ class ImputedWriter:
         keys = "GT:DS:GP:HDS" if self._hds else "GT:DS:GP"
         rows = zip(
             *(block.chrom, block.pos.tolist(), block.id, block.ref, block.alt, block.af.tolist()),
-            *(block.dr2.tolist(), block.imputed.tolist(), columns),
+            *(block.dr2.tolist(), block.cr2.tolist(), block.imputed.tolist(), columns),
             strict=True,
         )
         out = []
-        for chrom, pos, name, ref, alt, af, dr2, imputed, column in rows:
-            info = f"AF={af:.5g};DR2={dr2:.3f}" + (";IMP" if imputed else "")
+        for chrom, pos, name, ref, alt, af, dr2, cr2, imputed, column in rows:
+            info = f"AF={af:.5g};DR2={dr2:.3f};CR2={cr2:.3f}" + (";IMP" if imputed else "")
             out.append(f"{chrom}\t{pos}\t{name}\t{ref}\t{alt}\t.\tPASS\t{info}\t{keys}".encode())
             out.append(column)
         self._write(b"".join(out))
