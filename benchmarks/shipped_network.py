@@ -1,6 +1,6 @@
 """Train the light network that ships with snvrag: on simulated panels only, for every panel.
 
-    python benchmarks/shipped_network.py [FOLDER] [--panels FOLDER] [--steps 4000] [--threads 1]
+    python benchmarks/shipped_network.py [FOLDER] [--panels FOLDER] [--steps 6000] [--threads 1]
 
 Panels of several demographies (msprime), sizes, recombination maps and kinds of error are simulated
 and converted, then one network of preset ``light`` learns from batches of all of them in turn, each
@@ -422,7 +422,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", nargs="?", type=Path, default=SHIPPED)
     parser.add_argument("--panels", type=Path, help="folder of simulated panels")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

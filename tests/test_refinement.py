@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import impute_and_measure, mosaic, write_panel_and_truth, write_vcf
 
+import snvrag
 from snvrag.checkpoint import load_weights, save_weights
 from snvrag.config import run_config
 from snvrag.conversion import convert
@@ -168,6 +169,18 @@ def test_a_portable_network_serves_other_sites_if_it_is_a_light_one(
     impute(case / "target.vcf", tmp_path / "p.h5", tmp_path / "o.vcf.gz", **options)
     assert dosages(tmp_path / "o.vcf.gz").shape == (50, 4)
     assert "another genetic map" not in caplog.text
+
+
+def test_the_shipped_network_is_small_and_beats_the_copying_model(case, tmp_path):
+    folder = Path(snvrag.__file__).parent / "shipped"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 60_000
+    run(case, tmp_path, name="alone.vcf.gz")
+    run(case, tmp_path, name="network.vcf.gz", model=folder)
+    alone, network = (
+        evaluate(tmp_path / f"{name}.vcf.gz", case / "truth.vcf", case / "panel.h5").all
+        for name in ("alone", "network")
+    )
+    assert network.aggregate_r2 > alone.aggregate_r2
 
 
 def test_indexes_of_another_window_size_are_refused(case, tmp_path):
