@@ -100,7 +100,7 @@ class ChosenNetwork:
             return cls(WindowConfig(), None, [_bank_line(DEFAULT_BANK)])
         run = load_run(path)
         run.check_panel(panel)
-        if run.identity.get("map_digest") != maps.digest:
+        if not run.portable and run.identity.get("map_digest") != maps.digest:
             logger.warning(
                 "%s was trained with another genetic map than the one in use (%s)",
                 path,

@@ -30,13 +30,21 @@ class TrainedRun:
     """Settings of the copying model whose evidence the network was trained with."""
     identity: dict[str, Any]
 
+    @property
+    def portable(self) -> bool:
+        """Whether the network may serve panels of any sites: ``config.json`` has to say so.
+
+        Only a light network can: it reads each site's evidence and no positions in a window.
+        """
+        return self.identity.get("portable") is True and self.config.model.network == "light"
+
     def check_panel(self, panel: Panel) -> None:
         """Refuse a panel with other sites than the network was trained for.
 
         Raises:
-            MismatchError: shows both sets of sites.
+            MismatchError: the network is not portable; shows both sets of sites.
         """
-        if self.identity.get("sites_digest") == panel.sites.digest():
+        if self.portable or self.identity.get("sites_digest") == panel.sites.digest():
             return
         ours = [
             f"{name}:{panel.positions[first]:,}-{panel.positions[last - 1]:,}, {last - first:,}"

@@ -10,7 +10,7 @@ import pytest
 from snvrag.config import ModelConfig
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-NEEDS = {"simulate": "msprime"}
+NEEDS = {"simulate": "msprime", "shipped_network": "msprime"}
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)

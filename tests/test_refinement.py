@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -13,6 +14,7 @@ import pytest
 import torch
 from conftest import impute_and_measure, mosaic, write_panel_and_truth, write_vcf
 
+import snvrag
 from snvrag.checkpoint import load_weights, save_weights
 from snvrag.config import run_config
 from snvrag.conversion import convert
@@ -146,6 +148,39 @@ def test_a_run_for_other_sites_is_refused_with_the_difference(case, tmp_path):
     with pytest.raises(MismatchError, match=r"20:100-40,000, 400 sites.*20:100-5,000, 50 sites"):
         impute(case / "target.vcf", tmp_path / "p.h5", tmp_path / "o.vcf.gz", model=case / "light")
     assert not (tmp_path / "o.vcf.gz").exists()
+
+
+@pytest.mark.parametrize("network", ["light", "bert"])
+def test_a_portable_network_serves_other_sites_if_it_is_a_light_one(
+    case, tmp_path, caplog, network
+):
+    write_vcf(tmp_path / "p.vcf", mosaic(20, 50), spacing=100)
+    convert(tmp_path / "p.vcf", tmp_path / "p.h5")
+    run_ = tmp_path / "run"
+    shutil.copytree(case / network, run_)
+    header = json.loads((run_ / "config.json").read_text())
+    (run_ / "config.json").write_text(json.dumps(header | {"portable": True}))
+    (tmp_path / "map.txt").write_text("pos chr cM\n1 20 0\n50000 20 0.2\n")
+    options = {"model": run_, "genetic_map": tmp_path / "map.txt", "min_overlap": 0.0}
+    if network == "bert":
+        with pytest.raises(MismatchError, match="was trained for other sites"):
+            impute(case / "target.vcf", tmp_path / "p.h5", tmp_path / "o.vcf.gz", **options)
+        return
+    impute(case / "target.vcf", tmp_path / "p.h5", tmp_path / "o.vcf.gz", **options)
+    assert dosages(tmp_path / "o.vcf.gz").shape == (50, 4)
+    assert "another genetic map" not in caplog.text
+
+
+def test_the_shipped_network_is_small_and_beats_the_copying_model(case, tmp_path):
+    folder = Path(snvrag.__file__).parent / "shipped"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 60_000
+    run(case, tmp_path, name="alone.vcf.gz")
+    run(case, tmp_path, name="network.vcf.gz", model=folder)
+    alone, network = (
+        evaluate(tmp_path / f"{name}.vcf.gz", case / "truth.vcf", case / "panel.h5").all
+        for name in ("alone", "network")
+    )
+    assert network.aggregate_r2 > alone.aggregate_r2
 
 
 def test_indexes_of_another_window_size_are_refused(case, tmp_path):
