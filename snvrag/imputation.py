@@ -120,7 +120,8 @@ def impute(
         panel: reference panel made by :func:`snvrag.convert`.
         output: ``.vcf.gz`` or ``.bcf`` to write, with its index.
         model: run folder of :func:`snvrag.train`, whose network refines the copying model's
-            answer; it must have been trained for the panel's sites.
+            answer; it must have been trained for the panel's sites. ``shipped`` is the network
+            that comes with the package, for any sites.
         index_dir: folder of haplotype indexes, which all networks but the light one read; by
             default ``<panel>.index/``.
         genetic_map: map file; 1 cM per Mb if None.

@@ -112,8 +112,8 @@ class ChosenNetwork:
             refiner, n_bytes = _light(run, panel)
         else:
             refiner, n_bytes = _window_network(run, panel, index_dir, device, threads, stack)
-        digest = sha256_file(path / WEIGHTS)
-        meta = [_bank_line(run.bank), f"##snvrag_model={path.resolve().name} {kind} {digest}"]
+        digest = sha256_file(run.path / WEIGHTS)
+        meta = [_bank_line(run.bank), f"##snvrag_model={run.path.resolve().name} {kind} {digest}"]
         return cls(run.config.windows, digest_json([digest, run.bank]), meta, refiner, n_bytes)
 
 

@@ -16,6 +16,8 @@ from snvrag.provenance import read_json
 RUN_FORMAT = "snvrag-run"
 RUN_VERSION = 3
 CONFIG = "config.json"
+SHIPPED = Path("shipped")
+"""Names the light network that comes with the package, for panels of any sites."""
 BANK = "bank"
 """Key of the copying model's settings in ``config.json``."""
 
@@ -67,6 +69,8 @@ def load_run(path: Path) -> TrainedRun:
     Raises:
         InputError: the folder's ``config.json`` is absent, damaged or of another format version.
     """
+    if path == SHIPPED and not path.exists():
+        path = Path(__file__).with_name("shipped")
     where = path / CONFIG
     if not where.is_file():
         what = f"holds no {CONFIG}" if path.is_dir() else "no such run folder"

@@ -27,7 +27,7 @@ from snvrag.index_store import build_index
 from snvrag.light import LightWeights, light_shapes
 from snvrag.model import build_network, prior_logit, standardise
 from snvrag.run_folder import load_network
-from snvrag.trained_run import TrainedRun, load_run
+from snvrag.trained_run import SHIPPED, TrainedRun, load_run
 from snvrag.training import train
 from snvrag.vcf import DosageReader
 
@@ -173,6 +173,7 @@ def test_a_portable_network_serves_other_sites_if_it_is_a_light_one(
 
 def test_the_shipped_network_is_small_and_beats_the_copying_model(case, tmp_path):
     folder = Path(snvrag.__file__).parent / "shipped"
+    assert load_run(SHIPPED).path == folder
     assert sum(path.stat().st_size for path in folder.iterdir()) < 60_000
     run(case, tmp_path, name="alone.vcf.gz")
     run(case, tmp_path, name="network.vcf.gz", model=folder)
@@ -190,7 +191,7 @@ def test_indexes_of_another_window_size_are_refused(case, tmp_path):
 
 
 def test_what_is_no_run_is_refused(case, tmp_path):
-    with pytest.raises(InputError, match=r"config\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"holds no config\.json"):
         run(case, tmp_path, model=tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"format_name": "snvrag-run"}))
     with pytest.raises(InputError, match="version None, not 'snvrag-run' version"):

@@ -37,7 +37,10 @@ def impute(
     model: Annotated[
         Path | None,
         typer.Option(
-            "--model", "-m", metavar="RUN", help="Run folder whose network refines the result."
+            "--model",
+            "-m",
+            metavar="RUN",
+            help="Run folder whose network refines the result; shipped is the package's own.",
         ),
     ] = None,
     index_dir: Annotated[
