@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
-    parser.add_argument("--runs", type=Path, help="keep the run folders here")
+    parser.add_argument("--runs", type=Path, help="keep run folders here, and use those there")
     parser.add_argument("options", nargs="*", help="options of snvrag train, after --")
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
@@ -87,8 +87,11 @@ def main() -> None:
             run = (arguments.runs or folder) / f"run-{seed}"
             words: list[object] = ["train", folder / "panel.h5", "-o", run, "--seed", seed]
             words += ["--map", arguments.data.parent / "map.plink.map", *arguments.options]
-            print(f"seed {seed}: trained in {snvrag(*words):.0f} s", flush=True)
             runs.append(run)
+            if (run / "model.safetensors").exists():
+                print(f"seed {seed}: {run} is there already")
+                continue
+            print(f"seed {seed}: trained in {snvrag(*words):.0f} s", flush=True)
         print(f"  {'':18} <=.005 <=.01  <=.02  <=.05  <=.1   <=.2   <=.5   all")
         for target in TARGETS:
             print(target)

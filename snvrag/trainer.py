@@ -322,10 +322,12 @@ class Trainer:
         for part in batch.parts(self.max_rows):
             samples = item.samples[sample : sample + len(part.af)]
             sample += len(part.af)
-            self.model.key_rows(
-                (self.config.train.seed, self.progress.epoch, item.window, item.number),
-                samples[part.row_sample.cpu().numpy()],
-            )
+            key = (self.config.train.seed, self.progress.epoch, item.window, item.number)
+            self.model.key_rows(key, samples[part.row_sample.cpu().numpy()])
+            if self.device.type == "cuda":
+                # Torch draws there: from the rows' own seed, in every rank and resumed run.
+                seed = np.random.SeedSequence([*key, int(samples[0])]).generate_state(1)[0]
+                torch.cuda.manual_seed(int(seed))
             with self._autocast():
                 logits = self._forward(part)
             loss = training_loss(
