@@ -2,7 +2,7 @@
 
     run/
       config.json            what was trained, on which panel, with which settings
-      model.safetensors      the best weights so far (rare-variant F1 on held-out samples)
+      model.safetensors      the best weights so far (at rare sites of held-out samples)
       metrics.csv .jsonl     one row per epoch; metrics.png its curves, with matplotlib
       train.log              start block, status lines, epochs; grows while training runs
       checkpoints/step-N/    model.safetensors, optimizer.safetensors, state.json: for --resume

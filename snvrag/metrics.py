@@ -4,6 +4,7 @@ All counts are for the panel's minor allele, as GLIMPSE2_concordance counts them
 instead inflates the rare bins, where some ALT alleles are the major one.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,6 +153,21 @@ class Score:
         """Rebuild from :meth:`state`."""
         groups = {name: Counts.from_state(state[name]) for name in GROUPS}
         return cls(groups, [PooledR2(**pooled) for pooled in state["bins"]])
+
+
+def selection_metric(score: Score, focal_gamma: float) -> float:
+    """How good an epoch is at rare sites, or at all where nobody carries a rare minor allele.
+
+    Minus the log of the cross-entropy, whose steps are relative, or with a focal loss, which does
+    not keep probabilities calibrated, F1; 0 if undefined. Of the few carriers that are held out,
+    F1 sees only who crosses one half, and favours an epoch by chance.
+    Which sites follows from the data alone, so every epoch of a run is judged by the same.
+    """
+    rare = score.groups["rare"]
+    judged = (rare if rare.tp + rare.fn else score.groups["all"]).summary()
+    if focal_gamma > 0:
+        return 0.0 if math.isnan(judged["f1"]) else judged["f1"]
+    return -math.log(judged["loss"]) if judged["loss"] > 0 else 0.0
 
 
 def _r2_state(pooled: PooledR2) -> dict[str, float]:

@@ -33,7 +33,7 @@ from snvrag.errors import InputError, WorkError
 from snvrag.genetic_map import GeneticMap
 from snvrag.index_store import IndexStore
 from snvrag.losses import training_loss
-from snvrag.metrics import METHODS, Score
+from snvrag.metrics import METHODS, Score, selection_metric
 from snvrag.model import build_network
 from snvrag.observer import SilentObserver, TrainingObserver, TrainReport
 from snvrag.optimizer import (
@@ -83,17 +83,6 @@ class Progress:
     finished: bool = False
     stopped_early: bool = False
     epoch_seconds: float = 0.0
-
-
-def selection_metric(score: Score) -> float:
-    """F1 at rare sites, or at all where nobody carries a rare site's minor allele; 0 if undefined.
-
-    Which of the two follows from the data alone, so every epoch of a run is judged by the same.
-    """
-    rare = score.groups["rare"]
-    judged = rare if rare.tp + rare.fn else score.groups["all"]
-    f1 = judged.summary()["f1"]
-    return 0.0 if math.isnan(f1) else f1
 
 
 class Trainer:
@@ -426,7 +415,7 @@ class Trainer:
         judged = self.validate()
         scores = {method: score.summary() for method, score in judged.items()}
         self._check_finite(judged["model"], scores["model"]["loss"])
-        metric = selection_metric(judged["model"])
+        metric = selection_metric(judged["model"], train.focal_gamma)
         progress.epoch += 1
         row: dict[str, float | int] = {
             "epoch": progress.epoch,
