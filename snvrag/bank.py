@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from snvrag.batch_plan import BatchPlan, plan_epoch
 from snvrag.config import FITTED
-from snvrag.copying import EVIDENCE_BANK, N_LOGITS, Bank
+from snvrag.copying import EVIDENCE_BANK, N_FEATURES, N_LOGITS, Bank
 from snvrag.dataset import WindowBatches
+from snvrag.dosage import BIN_EDGES, frequency_bin, minor_allele_frequency
 from snvrag.errors import InputError
 
 RATES = (1.0, 2.0, 4.0, 8.0, 16.0)
 ERRORS = (0.0003, 0.003, 0.03)
 GRID: Bank = tuple(product(RATES, ERRORS))
-_MAF_EDGES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 # A bin must hold this many minor alleles to be heard.
 _LEAST_CARRIED = 20
 _LEAST = 1e-4
@@ -44,18 +44,19 @@ class CopyingFit:
 
     bank: Bank
     low: list[float]
-    """Of each column of the evidence, the least value seen."""
+    """Of each of the N_FEATURES columns of the evidence, the least value seen."""
     high: list[float]
     """Likewise the largest."""
-    loss: float
-    """Cross-entropy by this bank, relative to the allele frequency's, averaged over MAF bins."""
-    default_loss: float
-    """The same by the default bank."""
+    losses: tuple[float, float] | None
+    """Cross-entropy by this bank and by the default one, relative to the allele frequency's,
+    averaged over MAF bins; None where none was chosen."""
     seconds: float
 
     def __str__(self) -> str:
         settings = ", ".join(f"({c:g}, {e:g})" for c, e in self.bank)
-        return f"(c, e) = {settings}: loss {self.loss:.4f}, default {self.default_loss:.4f}"
+        if self.losses is None:
+            return f"(c, e) = {settings}"
+        return f"(c, e) = {settings}: loss {self.losses[0]:.4f}, default {self.losses[1]:.4f}"
 
 
 def fit_copying(batches: WindowBatches) -> CopyingFit:
@@ -67,34 +68,44 @@ def fit_copying(batches: WindowBatches) -> CopyingFit:
         InputError: there is nothing to predict.
     """
     began = time.perf_counter()
-    bank, losses = EVIDENCE_BANK, (float("nan"), float("nan"))
-    train, learners = batches.config.train, batches.cohorts.training
+    bank: Bank = EVIDENCE_BANK
+    losses: tuple[float, float] | None = None
+    train = batches.config.train
     n_batches = max(_LEAST_BATCHES, min(_MOST_BATCHES, _WORK // batches.panel.n_haplotypes))
-    items = plan_epoch(learners.samples, learners.windows, _SAMPLES, train.seed, 0, limit=n_batches)
+    items = _items_with_alleles(batches, n_batches)
     if train.bank == FITTED:
         grid = list(dict.fromkeys((*EVIDENCE_BANK, *GRID)))
         bank, losses = _choose(_Predictions.make(batches, items, grid))
-    low: NDArray[np.float32] | None = None
-    high: NDArray[np.float32] | None = None
+    low, high = np.full(N_FEATURES, np.inf), np.full(N_FEATURES, -np.inf)
     for item in items:
         evidence = batches.copying_case(item, 0).evidence(bank)
         seen = evidence[batches.truth(item, 0).scored]
-        if len(seen):
-            low = seen.min(axis=0) if low is None else np.minimum(low, seen.min(axis=0))
-            high = seen.max(axis=0) if high is None else np.maximum(high, seen.max(axis=0))
-    if low is None or high is None:
+        low, high = np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))
+    return CopyingFit(bank, low.tolist(), high.tolist(), losses, time.perf_counter() - began)
+
+
+def _items_with_alleles(batches: WindowBatches, n_batches: int) -> list[BatchPlan]:
+    """Up to ``n_batches`` batches of the training cohort with something to predict."""
+    train, learners = batches.config.train, batches.cohorts.training
+
+    def plans(limit: int) -> Sequence[BatchPlan]:
+        return plan_epoch(learners.samples, learners.windows, _SAMPLES, train.seed, 0, limit)
+
+    some = [item for item in plans(n_batches) if batches.truth(item, 0).scored.any()]
+    if some:
+        return some
+    everything = plans(0)
+    for at in np.random.default_rng(train.seed).permutation(len(everything)):
+        if batches.truth(everything[int(at)], 0).scored.any():
+            some.append(everything[int(at)])
+            if len(some) == n_batches:
+                break
+    if not some:
         raise InputError(
             f"{batches.panel.path}: no masked site has an allele that two people carry",
             "train on a panel with more people or more sites",
         )
-    return CopyingFit(
-        bank=bank,
-        low=[float(x) for x in low],
-        high=[float(x) for x in high],
-        loss=losses[0],
-        default_loss=losses[1],
-        seconds=time.perf_counter() - began,
-    )
+    return some
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +131,20 @@ class _Predictions:
             probability.append(found[:, truth.scored])
             minor.append((truth.alleles == case.reference.minor_is_alt)[truth.scored])
             af = truth.af[truth.row_sample][truth.scored]
-            frequency.append(np.minimum(af, 1 - af))
+            # Of counts: in single precision 48/480 would lie above 0.1.
+            frequency.append(minor_allele_frequency(af.astype(np.float64).round(6)))
         return cls(
             tuple(grid),
             np.concatenate(probability, axis=1),
             np.concatenate(minor),
-            np.digitize(np.concatenate(frequency), _MAF_EDGES, right=True),
+            frequency_bin(np.concatenate(frequency)),
         )
 
     def loss(self, probability: NDArray[np.float32]) -> float:
         """Relative cross-entropy, averaged over the bins; see the module."""
         p = np.where(self.minor, probability, 1 - probability).clip(_LEAST, 1.0)
         loss = -np.log(p)
-        n = np.bincount(self.bins, minlength=len(_MAF_EDGES) + 1)
+        n = np.bincount(self.bins, minlength=len(BIN_EDGES) - 1)
         carried = np.bincount(self.bins, self.minor, minlength=len(n))
         total = np.bincount(self.bins, loss, minlength=len(n))
         heard = (carried >= min(_LEAST_CARRIED, carried.max())) & (carried > 0) & (carried < n)

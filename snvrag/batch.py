@@ -34,22 +34,22 @@ class CopyingCase:
     calls: NDArray[np.int8]
     """int8 [R, J]."""
     cm: NDArray[np.float64]
+    """float64, of every site of the context."""
     bp: NDArray[np.int64]
+    """int64, likewise."""
     exclude: NDArray[np.int64]
     """int64 [R, e], into the reference's haplotypes; -1 is none."""
 
     def evidence(self, bank: Bank) -> NDArray[np.float32]:
         """float32 [R, n, N_FEATURES]; see :func:`snvrag.copying.copying_evidence`."""
-        exclude = self.exclude
         return copying_evidence(
-            self.reference, self.calls, self.cm, self.bp, exclude=exclude, bank=bank
+            self.reference, self.calls, self.cm, self.bp, exclude=self.exclude, bank=bank
         )
 
     def minor_probability(self, bank: Bank) -> NDArray[np.float32]:
         """P(minor allele) by one setting or the average of several: float32 [R, n]."""
-        exclude = self.exclude
         alt = copying_probability(
-            self.reference, self.calls, self.cm, self.bp, exclude=exclude, bank=bank
+            self.reference, self.calls, self.cm, self.bp, exclude=self.exclude, bank=bank
         )
         return np.where(self.reference.minor_is_alt, alt, 1 - alt)
 

@@ -151,7 +151,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("dims", "layers", "heads", "k", "af_frequencies"):
-            _require(getattr(self, name) >= 1, f"--{name.replace('_', '-')}: must be at least 1")
+            flag, value = f"--{name.replace('_', '-')}", getattr(self, name)
+            _require(1 <= value <= _LARGEST, f"{flag} {value}: must lie between 1 and {_LARGEST}")
         _require(
             self.dims % (2 * self.heads) == 0,
             f"--dims {self.dims} is no even multiple of --heads {self.heads}",
@@ -160,6 +161,9 @@ class ModelConfig:
         _require(self.network in NETWORKS, f"network {self.network!r}: one of bert, light")
         _require(0.0 <= self.dropout < 1.0, f"--dropout {self.dropout}: lies in [0, 1)")
 
+
+# Beyond this a damaged file speaks, not a user.
+_LARGEST = 1 << 14
 
 PRESETS: Mapping[str, ModelConfig] = {
     "light": ModelConfig(network="light", dims=64, layers=3, heads=1, k=1, dropout=0.0),

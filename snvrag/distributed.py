@@ -219,7 +219,11 @@ def _is_lost_connection(error: RuntimeError) -> bool:
 def _connect(device: str) -> Ranks:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return Ranks(device=resolve_device(device))
+        own = resolve_device(device)
+        if own.type == "cuda" and own.index is not None:
+            # Torch's generator of random numbers is that of the current device.
+            torch.cuda.set_device(own)
+        return Ranks(device=own)
     missing = {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - set(os.environ)
     if missing:
         raise UsageError(

@@ -37,7 +37,7 @@ from snvrag.copying import (
     set_threads,
 )
 from snvrag.dosage import estimated_frequency, estimated_r2, variance_ratio
-from snvrag.errors import UsageError
+from snvrag.errors import UsageError, WorkError
 from snvrag.genetic_map import GeneticMap
 from snvrag.networks import ChosenNetwork, Refines
 from snvrag.panel import Panel
@@ -358,6 +358,12 @@ def _impute_chunk(
             )
         else:
             found = work.refiner.probability(chunk, some, reference, calls[some], cm[rows])
+        if not np.isfinite(found).all():
+            raise WorkError(
+                f"{chunk.chrom}: a probability between panel sites {chunk.start:,} and "
+                f"{chunk.end:,} is not a number",
+                "impute without -m, or train again",
+            )
         result[:, some] = np.rint(found.T.clip(0, 1).astype(np.float64) * _SCALE)
     with atomic_file(path) as temporary, temporary.open("wb") as handle:
         np.save(handle, result, allow_pickle=False)

@@ -20,14 +20,20 @@ _Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class LightWeights:
-    """What the network has learned."""
+    """What the network has learned, all float32."""
 
     layers: tuple[_Array, ...]
+    """[D, N_FEATURES], then [D, D] each."""
     biases: tuple[_Array, ...]
+    """[D] each."""
     head: _Array
+    """[N_LOGITS + 1, D]: one row per setting's logit, then the shift."""
     head_bias: _Array
+    """[N_LOGITS + 1]."""
     low: _Array
+    """[N_FEATURES]: the range of evidence in which the network is to be trusted."""
     high: _Array
+    """[N_FEATURES]."""
 
     @classmethod
     def load(cls, run: TrainedRun) -> "LightWeights":

@@ -279,7 +279,7 @@ class CopyingHead(nn.Module):
         self.register_buffer("high", torch.full((N_FEATURES,), math.inf))
 
     def set_range(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
-        """Of each column of the evidence, the range in which the network is to be trusted."""
+        """The range in which the network is to be trusted: float32 [N_FEATURES] each."""
         self.low.copy_(torch.from_numpy(low))
         self.high.copy_(torch.from_numpy(high))
 

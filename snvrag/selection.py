@@ -57,12 +57,12 @@ def leave_out_bare_chromosomes(
         low, high = np.searchsorted(matched, [first, last])
         if low == high and wanted[first:last].any():
             bare.append(name)
-            kept[first:last] = named
+            kept[first:last] = False
     if not bare:
         return wanted
     names = ", ".join(bare)
     if named:
-        logger.warning("the target has no site on %s: written at the panel's frequencies", names)
+        logger.warning("the target has no site on %s: imputed without any observed site", names)
         return wanted
     logger.warning("the target has no site on %s: not written (--region would)", names)
     return kept

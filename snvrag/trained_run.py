@@ -52,10 +52,13 @@ class TrainedRun:
             f"{name}:{panel.positions[first]:,}-{panel.positions[last - 1]:,}, {last - first:,}"
             for name, first, last in panel.sites.chromosomes()
         ]
-        theirs = [
-            f"{name}:{first:,}-{last:,}, {n:,}"
-            for name, n, first, last in self.identity.get("chromosomes", [])
-        ]
+        try:
+            theirs = [
+                f"{name}:{first:,}-{last:,}, {n:,}"
+                for name, n, first, last in self.identity["chromosomes"]
+            ]
+        except (KeyError, TypeError, ValueError):
+            theirs = ["it does not say which"]
         raise MismatchError(
             f"{self.path}: was trained for other sites ({'; '.join(theirs)} sites) than those of "
             f"{panel.path} ({'; '.join(ours)} sites)",
@@ -95,7 +98,7 @@ def bank_from_json(value: Any, where: str) -> Bank:
     """
     try:
         bank = tuple((float(c), float(e)) for c, e in value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         bank = ()
     if len(bank) != N_LOGITS or not all(0 < c < 1e6 and 0 < e < 0.5 for c, e in bank):
         raise InputError(

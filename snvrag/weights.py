@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
@@ -11,6 +12,7 @@ from snvrag.errors import InputError, MismatchError
 WEIGHTS = "model.safetensors"
 # One key only: safetensors writes several in random order, and equal runs must give equal bytes.
 WEIGHTS_FORMAT = {"snvrag": "weights-1"}
+_REMEDY = "restore it, or train afresh"
 
 
 def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
@@ -26,11 +28,14 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
                     f"{path}: is marked {handle.metadata()!r}, not {WEIGHTS_FORMAT!r}",
                     "give a file that snvrag train wrote",
                 )
-            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path}: cannot be read as safetensors ({error})", "restore it, or train afresh"
-        ) from error
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    # The last two: number formats that numpy does not know.
+    except (OSError, SafetensorError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors ({error})", _REMEDY) from error
+    for name, tensor in tensors.items():
+        if np.issubdtype(tensor.dtype, np.floating) and np.isnan(tensor).any():
+            raise InputError(f"{path}: {name} holds what is not a number", _REMEDY)
+    return tensors
 
 
 def check_shapes(

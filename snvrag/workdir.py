@@ -71,7 +71,14 @@ def plan_or_resume(
     saved = read_json(folder / PLAN) if (folder / PLAN).exists() and _parts_of(folder) else {}
     if not saved or any(saved.get(k) != v for k, v in identity.items()):
         return planner.plan(wanted)
-    chunks = planner.again([(first, last) for first, last in saved.get("windows", [])])
+    try:
+        chunks = planner.again([(int(first), int(last)) for first, last in saved["windows"]])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        if force:
+            return planner.plan(wanted)
+        raise MismatchError(
+            f"{folder / PLAN}: is damaged", "add --force to discard the parts beside it"
+        ) from error
     if chunks is None and not force:
         raise MismatchError(
             f"{folder}: its finished parts are of larger pieces than --max-memory and --threads "

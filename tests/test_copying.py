@@ -241,3 +241,40 @@ def test_an_installation_without_a_place_for_compiled_code_works(tmp_path):
     )
     assert done.stdout.split() == ["0.0", str(package / "copying" / "describing.py")]
     assert done.stderr.count("NUMBA_CACHE_DIR") == 1
+
+
+def test_compiled_code_of_other_sources_is_dropped_wherever_it_is_kept(tmp_path):
+    package = tmp_path / "snvrag"
+    shutil.copytree(
+        Path(kernels.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    names = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    code = (
+        "import numpy as np; from snvrag.copying import perceptron as p; "
+        "out = np.zeros((1, 4), np.float32); one = np.ones((1, 4), np.float32); "
+        "p._layer(one, np.ones((1, 1), np.float32), np.zeros(1, np.float32), out, True); "
+        "print(out[0, 0])"
+    )
+
+    def result():
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, **names},
+            cwd=tmp_path,
+        )
+        return float(done.stdout)
+
+    assert result() == pytest.approx(0.8412, abs=1e-3)
+    assert list((tmp_path / "cache").rglob("*.nbi"))
+    # The function that is called stands in its caller's file: only the digest tells it apart.
+    source = package / "copying" / "describing.py"
+    source.write_text(source.read_text() + "\n# another\n")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.nbi")}
+    assert result() == pytest.approx(0.8412, abs=1e-3)
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.nbi")}
+    assert all(after[path] > time for path, time in before.items())
+    assert result() == pytest.approx(0.8412, abs=1e-3)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.nbi")} == after

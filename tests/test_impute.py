@@ -608,6 +608,19 @@ def test_an_interrupted_run_goes_on_with_more_memory_but_not_with_too_little(cas
 
 
 @pytest.mark.usefixtures("short_flanks")
+@pytest.mark.parametrize("windows", [None, 5, [1], [[1]], [["a", "b"]], [[0, 999]], [[0, 1, 2]]])
+def test_a_damaged_plan_is_told(case, tmp_path, windows):
+    work = tmp_path / "work"
+    run(case, tmp_path, work_dir=work)
+    saved = json.loads((work / "plan.json").read_text())
+    (work / "plan.json").write_text(json.dumps(saved | {"windows": windows}))
+    with pytest.raises(MismatchError, match=r"plan\.json: is damaged"):
+        run(case, tmp_path, "b.vcf.gz", work_dir=work)
+    run(case, tmp_path, "b.vcf.gz", work_dir=work, force=True)
+    assert (tmp_path / "b.vcf.gz").read_bytes() == (tmp_path / "out.vcf.gz").read_bytes()
+
+
+@pytest.mark.usefixtures("short_flanks")
 def test_with_force_parts_that_are_too_large_are_made_again(case, tmp_path):
     work = tmp_path / "work"
     first = run(case, tmp_path, "a.vcf.gz", max_memory=SMALL_MEMORY, work_dir=work)
@@ -662,7 +675,7 @@ def test_chromosomes_without_a_site_of_the_target_are_named_and_not_written(tmp_
     assert report.n_sites == 240
     assert {r.site[0] for r in found} == {"20", "22"}
     (told,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert told == "the target has no site on 22: written at the panel's frequencies"
+    assert told == "the target has no site on 22: imputed without any observed site"
     frequency = alleles[:52, 260:].mean(axis=0)
     dosage = np.array([r.dosage[0] for r in found if r.site[0] == "22"])
     np.testing.assert_allclose(dosage / 2, frequency, atol=0.02)

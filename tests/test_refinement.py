@@ -19,7 +19,7 @@ from snvrag.checkpoint import load_weights, save_weights
 from snvrag.config import run_config
 from snvrag.conversion import convert
 from snvrag.copying import EVIDENCE_BANK, N_FEATURES, copying_probability
-from snvrag.errors import InputError, MismatchError, UsageError
+from snvrag.errors import InputError, MismatchError, UsageError, WorkError
 from snvrag.evaluation import evaluate
 from snvrag.evidence import COUNT_FEATURE, SCALE, SHIFT
 from snvrag.imputation import impute
@@ -342,3 +342,37 @@ def test_the_estimate_covers_what_the_process_takes_with_a_network(case, tmp_pat
     out = tmp_path / "out.vcf.gz"
     estimate, peak = impute_and_measure(case / "target.vcf", case / "panel.h5", out, case / name)
     assert peak < estimate < 1.8 * peak
+
+
+def test_weights_that_are_no_numbers_are_refused(case, tmp_path):
+    network = load_network(load_run(case / "light"))
+    with torch.no_grad():
+        network.head.shift.bias.fill_(float("nan"))
+    save_weights(network, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((case / "light" / "config.json").read_text())
+    with pytest.raises(InputError, match=r"head\.shift\.bias holds what is not a number"):
+        run(case, tmp_path, model=tmp_path)
+    with torch.no_grad():
+        network.head.shift.bias.fill_(float("inf"))
+        network.head.mix.bias.fill_(float("-inf"))
+    save_weights(network, tmp_path / "model.safetensors")
+    with pytest.raises(WorkError, match="is not a number"):
+        run(case, tmp_path, model=tmp_path)
+    assert not (tmp_path / "out.vcf.gz").exists()
+
+
+@pytest.mark.parametrize("chromosomes", [None, 5, {"a": 1}, [[1]], "abcd", [["20", "x", 1, 2]]])
+def test_a_damaged_list_of_chromosomes_is_no_crash(case, tmp_path, chromosomes):
+    saved = json.loads((case / "light" / "config.json").read_text())
+    saved |= {"sites_digest": "0", "chromosomes": chromosomes}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(MismatchError, match="trained for other sites"):
+        run(case, tmp_path, model=tmp_path)
+
+
+def test_absurd_sizes_in_a_damaged_run_are_refused_at_once(case, tmp_path):
+    saved = json.loads((case / "light" / "config.json").read_text())
+    saved["config"]["model"]["layers"] = 10**9
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(UsageError, match="--layers 1000000000"):
+        run(case, tmp_path, model=tmp_path)

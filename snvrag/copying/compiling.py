@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ def compiled(parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[
         make = functools.partial(numba.njit, parallel=parallel, fastmath=True, error_model="numpy")
         try:
             found = make(cache=True)(function)
+            _drop_stale(Path(found._cache.cache_path))  # type: ignore[attr-defined]
         except RuntimeError as error:
             if "cannot cache" not in str(error):
                 raise
@@ -29,19 +31,22 @@ def compiled(parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[
     return decorate
 
 
-def drop_stale(folder: Path) -> None:
-    """Remove what was compiled before any source in ``folder`` changed.
+@functools.cache
+def _drop_stale(folder: Path) -> None:
+    """Remove from a cache of numba's what was compiled from other sources than those here.
 
     Numba compares a function with its own file only, and not with those it calls into.
     """
-    changed = max(path.stat().st_mtime for path in folder.glob("*.py"))
-    for index in (folder / "__pycache__").glob("*.nbi"):
-        with contextlib.suppress(OSError):
-            if index.stat().st_mtime < changed:
-                index.unlink()
-
-
-drop_stale(Path(__file__).parent)
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    stamp = folder / "snvrag-sources.sha256"
+    with contextlib.suppress(OSError):
+        if stamp.exists() and stamp.read_text() == digest.hexdigest():
+            return
+        for index in folder.glob("*.nbi"):
+            index.unlink(missing_ok=True)
+        stamp.write_text(digest.hexdigest())
 
 
 @functools.cache
