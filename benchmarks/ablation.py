@@ -10,7 +10,6 @@ preset and window size; train them with ``snvrag train`` on the same panel file 
 
 import argparse
 import tempfile
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from snvrag.config import DEFAULT_MIN_OVERLAP
 from snvrag.conversion import convert
 from snvrag.copying import DEFAULT_BANK, Bank, Reference, copying_probability
+from snvrag.dosage import BIN_EDGES, frequency_bin, minor_allele_frequency
 from snvrag.genetic_map import GeneticMap
 from snvrag.imputation import impute
 from snvrag.panel import Panel
@@ -29,7 +29,6 @@ from snvrag.vcf import DosageReader
 
 DATA = Path(__file__).resolve().parents[2] / "shared/data/chr20/dev"
 TARGETS = ("array", "random10", "random50")
-EDGES = (0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 WHOLE = 10**9
 
 
@@ -52,8 +51,8 @@ class Case:
         af = self.panel.af
         flip = (af > 0.5)[:, None]
         ours, truth = (np.where(flip, 2 - d, d) for d in (dosage, self.truth))
-        maf = np.minimum(af, 1 - af)
-        chosen = [(maf > a) & (maf <= b) for a, b in pairwise(EDGES)]
+        place = frequency_bin(minor_allele_frequency(self.panel.ac / self.panel.an))
+        chosen = [place == number for number in range(len(BIN_EDGES) - 1)]
         values = []
         for rows in [*chosen, np.ones(len(af), dtype=bool)]:
             use = rows & self.masked
@@ -107,7 +106,17 @@ class Case:
         """What ``snvrag impute -m RUN`` writes."""
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "out.vcf.gz"
-            impute(self.path, self.panel.path, output, model=run, genetic_map=map_path)
+            # Indexes of the run's own window size; a light network reads none.
+            light = load_run(run).config.model.network == "light"
+            indexes = None if light else Path(folder) / "index"
+            impute(
+                self.path,
+                self.panel.path,
+                output,
+                model=run,
+                index_dir=indexes,
+                genetic_map=map_path,
+            )
             return dosages(output)
 
 
