@@ -9,7 +9,7 @@ and the light network, which looks at each site's evidence alone. Both end in th
 * The output logit is ``prior + f (Σ_i a_i (X_i - prior) + v)``: the copying model's logit, moved
   towards the logits X_i of single settings of its bank, and shifted. The layers that make a and v
   start at zero, so an untrained network predicts exactly what the copying model does. f is 1
-  within the range of evidence that training saw and falls to 0 outside of it.
+  near the range of evidence that training saw and falls to 0 far outside of it.
 * Evidence and head are about the panel's minor allele; the answer is turned to ALT at the end.
 
 Pure torch: no files, no command line, no retrieval.
@@ -284,17 +284,18 @@ class CopyingHead(nn.Module):
         self.high.copy_(torch.from_numpy(high))
 
     def trust(self, features: Tensor) -> Tensor:
-        """1 within the range, 0 where a column lies a unit of its scale outside: [...]."""
+        """1 up to a unit of each column's scale outside the range, 0 from two units on: [...]."""
         outside = torch.maximum(self.low - features, features - self.high)
         worst = (outside * features.new_tensor(1.0 / SCALE)).amax(dim=-1)
-        return (1.0 - worst).clamp(0.0, 1.0)
+        return (2.0 - worst).clamp(0.0, 1.0)
 
     def forward(self, hidden: Tensor, features: Tensor) -> Tensor:
         """Logit float32 [..., L] of ``hidden`` [..., L, D] and raw ``features`` [..., L, F]."""
         prior = prior_logit(features)
         towards = features[..., :N_LOGITS] - prior[..., None]
         delta = (self.mix(hidden).float() * towards).sum(-1) + self.shift(hidden)[..., 0].float()
-        delta = delta * self.trust(features)
+        if not self.training:
+            delta = delta * self.trust(features)
         # Where nobody else carries the minor allele there is nothing to learn: nobody has it.
         return torch.where(features[..., COUNT_FEATURE] > 0, prior + delta, NOBODY)
 

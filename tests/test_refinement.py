@@ -260,7 +260,7 @@ def evidence(rows, seed=0):
 @pytest.mark.parametrize(("dims", "layers"), [(16, 1), (64, 3), (30, 2)])
 def test_compiled_light_network_gives_what_torch_gives(tmp_path, dims, layers):
     config = run_config({"preset": "light", "dims": dims, "layers": layers})
-    network = build_network(config.model, config.windows.max_seq_len)
+    network = build_network(config.model, config.windows.max_seq_len).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     network.head.set_range(SHIFT - SCALE, SHIFT + 2 * SCALE)
@@ -286,9 +286,9 @@ def test_out_of_range_the_correction_fades_to_nothing(case):
         )
         inside[COUNT_FEATURE] = inside[COUNT_FEATURE].clamp(min=1.0)
         rows = inside.repeat(4, 1)
-        distance = torch.tensor([0.0, 0.25, 1.0, 5.0])
+        distance = torch.tensor([0.9, 1.25, 2.1, 5.0])
         column = 7
-        rows[1:, column] = network.head.high[column] + distance[1:] * float(SCALE[column])
+        rows[:, column] = network.head.high[column] + distance * float(SCALE[column])
         delta = network.refine(rows) - prior_logit(rows)
         inner = network.head(network.body(standardise(rows)), rows) - prior_logit(rows)
     assert torch.allclose(network.head.trust(rows), torch.tensor([1.0, 0.75, 0.0, 0.0]), atol=1e-5)

@@ -120,7 +120,7 @@ def refine_rows(
                 outside = max(low[f] - value, value - high[f]) * scale[f]
                 worst = max(worst, outside)
                 one[f, r] = min(max((value - shift[f]) * scale[f], -limit), limit)
-            trust[r] = max(np.float32(1.0) - worst, np.float32(0.0))
+            trust[r] = min(max(np.float32(2.0) - worst, np.float32(0.0)), np.float32(1.0))
         wide = n_features
         for i in range(len(weights)):
             _layer(one[:wide], weights[i], biases[i], other, True)
