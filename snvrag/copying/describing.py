@@ -92,49 +92,6 @@ def describe_site(local: Any, described: Any, best: Any) -> None:
 
 
 @_compiled()
-def _count_carrier(k: Any, described: Any, best: Any) -> None:
-    """Let state ``k`` count among the best carriers, ``best[:5]``."""
-    best[0] = max(best[0], described[0, k])
-    best[2] = max(best[2], described[2, k])
-    best[3] = max(best[3], described[3, k])
-    run = described[1, k]
-    best[4] = max(best[4], min(run, best[1]))
-    best[1] = max(best[1], run)
-
-
-@_compiled()
-def find_tops(described: Any, tops: Any, which: Any) -> None:
-    """Over all states: the largest of each of four columns, then the second largest run."""
-    for f in range(4):
-        values = described[f]
-        which[f] = np.argmax(values)
-        tops[f] = values[which[f]]
-    run, first = described[1], which[1]
-    which[4], tops[4] = -1, np.float32(0.0)
-    for k in range(len(run)):
-        if run[k] > tops[4] and k != first:
-            which[4], tops[4] = k, run[k]
-
-
-@_compiled()
-def describe_rare_site(
-    carriers: Any, place: Any, described: Any, tops: Any, which: Any, best: Any
-) -> Any:
-    """:func:`describe_site` by way of the few carriers; False where one of them is a top state."""
-    best[:5] = np.float32(0.0)
-    for carrier in carriers:
-        k = place[carrier]
-        if k < 0:
-            continue
-        for f in range(5):
-            if which[f] == k:
-                return False
-        _count_carrier(k, described, best)
-    best[5:] = tops
-    return True
-
-
-@_compiled()
 def count_runs(local: Any, run: Any, best: Any, counts: Any) -> None:
     """How many states come near the best runs, which :func:`describe_site` found.
 
@@ -188,4 +145,9 @@ def with_rare_carriers(
         k = place[carrier]
         if k < 0 or is_picked[k]:
             continue
-        _count_carrier(k, described, best)
+        best[0] = max(best[0], described[0, k])
+        best[2] = max(best[2], described[2, k])
+        best[3] = max(best[3], described[3, k])
+        run = described[1, k]
+        best[4] = max(best[4], min(run, best[1]))
+        best[1] = max(best[1], run)

@@ -15,9 +15,7 @@ from snvrag.copying.describing import (
     REACH_CM,
     count_runs,
     describe_gap,
-    describe_rare_site,
     describe_site,
-    find_tops,
     with_rare_carriers,
     write_features,
 )
@@ -30,8 +28,6 @@ _COMMON = 12
 # sites; the others share the rest of it.
 _PICK_ABOVE = 1000
 _LEAST_SHARE = 1e-4
-# Sites between two observed ones from which on the best of all states are looked for once.
-_SHARING = 4
 _LEAST_ODDS = np.float32(1e-9)
 _LOGIT_LIMIT = np.float32(np.log((1 - 1e-4) / 1e-4))
 
@@ -215,7 +211,6 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
     best = np.zeros(10, dtype=np.float32)
     best_bits = best.view(np.int32)
     counts = np.empty(4, dtype=np.float32)
-    tops, which = np.empty(5, dtype=np.float32), np.empty(5, dtype=np.int64)
     few = n > _PICK_ABOVE
     ahead = np.empty((n_settings, n), dtype=np.float32)
     whole = np.empty((n_settings, 3), dtype=np.float32)
@@ -273,10 +268,6 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                 squares = describe_gap(
                     ahead[MAIN_SETTING], backward[MAIN_SETTING], lefts, right, low, high, described
                 )
-            # What costs a pass over all states pays off where several sites share it.
-            topped = wanted and not few and end - begin >= _SHARING
-            if topped:
-                find_tops(described, tops, which)
             m = n
             if few:
                 m = _pick_states(ahead, backward, whole, switches, reach, picked, is_picked)
@@ -332,9 +323,7 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                         with_rare_carriers(some, place, is_picked, described, best)
                     count_runs(local[:m], near_described[1, :m], best, counts)
                 else:
-                    rare = topped and not common
-                    if not (rare and describe_rare_site(some, place, described, tops, which, best)):
-                        describe_site(local, described_bits, best_bits)
+                    describe_site(local, described_bits, best_bits)
                     count_runs(local, described[1], best, counts)
                 to_left = min(cm[site] - low, REACH_CM) if gap > 0 else REACH_CM
                 to_right = min(high - cm[site], REACH_CM) if gap < n_observed else REACH_CM
