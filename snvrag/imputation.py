@@ -30,9 +30,11 @@ from snvrag.chunks import (
     describe_plan,
     untyped_windows,
 )
-from snvrag.config import DEFAULT_IMPUTE_MEMORY, DEFAULT_MIN_OVERLAP, WindowConfig
+from snvrag.config import DEFAULT_IMPUTE_MEMORY, DEFAULT_MIN_OVERLAP
 from snvrag.copying import (
+    Bank,
     Reference,
+    copying_evidence,
     copying_probability,
     set_threads,
 )
@@ -204,7 +206,7 @@ def impute(
                         if progress:
                             progress("reading", len(matched), 0)
                         work = ChromosomeWork.prepare(
-                            opened, haplotypes, chunk.chrom, exclude, network.windows, refiner
+                            opened, haplotypes, chunk.chrom, exclude, network, refiner
                         )
                     _impute_chunk(part, chunk, opened, haplotypes, cm, work, tell)
             index = _write(
@@ -291,6 +293,7 @@ class ChromosomeWork:
     """int64 [H, 2]: panel haplotypes that a target haplotype must not see; -1 is none."""
     judges: NDArray[np.bool_] | None
     """bool [n]: haplotypes of samples that are not in the target too; see ``Reference``."""
+    bank: Bank
     refiner: Refines | None
 
     @classmethod
@@ -300,13 +303,13 @@ class ChromosomeWork:
         target: TargetHaplotypes,
         chrom: str,
         exclude: NDArray[np.int64],
-        windows: WindowConfig,
+        network: ChosenNetwork,
         refiner: Refines | None,
     ) -> "ChromosomeWork":
         """Read the observed alleles of the chromosome ``chrom``."""
         spans = {name: (first, last) for name, first, last in panel.sites.chromosomes()}
         start, end = spans[chrom]
-        size = windows.window_size
+        size = network.windows.window_size
         mask, _ = target.observed(start, end)
         rows = start + np.flatnonzero(mask)
         parts = [
@@ -318,7 +321,8 @@ class ChromosomeWork:
         judges[exclude[exclude >= 0]] = False
         # Where most of the panel is the target, too few are left to say which allele is minor.
         enough = 2 * judges.sum() >= len(judges)
-        return cls(chrom, at_observed, rows, exclude, judges if enough else None, refiner)
+        said_by = judges if enough else None
+        return cls(chrom, at_observed, rows, exclude, said_by, network.bank, refiner)
 
 
 def _impute_chunk(
@@ -348,16 +352,13 @@ def _impute_chunk(
     for first in range(0, n, batch):
         tell(first / n)
         some = slice(first, min(first + batch, n))
+        asked = (reference, calls[some], cm[rows], panel.positions[rows])
         if work.refiner is None:
-            found = copying_probability(
-                reference,
-                calls[some],
-                cm[rows],
-                panel.positions[rows],
-                exclude=work.exclude[some],
-            )
+            found = copying_probability(*asked, exclude=work.exclude[some], bank=work.bank)
         else:
-            found = work.refiner.probability(chunk, some, reference, calls[some], cm[rows])
+            features = copying_evidence(*asked, exclude=work.exclude[some], bank=work.bank)
+            logits = work.refiner.logits(chunk, some, reference.minor_is_alt, features)
+            found = np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)
         if not np.isfinite(found).all():
             raise WorkError(
                 f"{chunk.chrom}: a probability between panel sites {chunk.start:,} and "

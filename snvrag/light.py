@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from snvrag.chunks import Chunk
 from snvrag.config import ModelConfig
-from snvrag.copying import N_FEATURES, N_LOGITS, Bank, Reference, copying_evidence, refine_rows
+from snvrag.copying import N_FEATURES, N_LOGITS, refine_rows
 from snvrag.evidence import COUNT_FEATURE, FEATURE_LIMIT, NOBODY, SCALE, SHIFT
 from snvrag.trained_run import TrainedRun
 from snvrag.weights import WEIGHTS, check_shapes, read_tensors
@@ -79,6 +79,13 @@ class LightWeights:
         )
         return logits
 
+    def logits(
+        self, chunk: Chunk, some: slice, minor_is_alt: NDArray[np.bool_], features: _Array
+    ) -> _Array:
+        """See :meth:`snvrag.networks.Refines.logits`; every site answers for itself."""
+        minor = self.refine(features.reshape(-1, N_FEATURES)).reshape(features.shape[:2])
+        return np.where(minor_is_alt, minor, -minor)
+
 
 def light_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of a light network."""
@@ -92,34 +99,3 @@ def light_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes[f"head.{name}.weight"] = (n_out, wide)
         shapes[f"head.{name}.bias"] = (n_out,)
     return shapes
-
-
-@dataclass(frozen=True, slots=True)
-class LightRefiner:
-    """Refines the copying model's answer site by site.
-
-    ``exclude`` is int64 [H, 2], panel haplotypes that a target haplotype must not see; -1 is none.
-    """
-
-    weights: LightWeights
-    bank: Bank
-    positions: NDArray[np.int64]
-    """Of all panel sites, in bp."""
-    exclude: NDArray[np.int64]
-
-    def probability(
-        self,
-        chunk: Chunk,
-        some: slice,
-        reference: Reference,
-        calls: NDArray[np.int8],
-        cm: NDArray[np.float64],
-    ) -> _Array:
-        """See :meth:`snvrag.networks.Refines.probability`."""
-        bp = self.positions[chunk.first : chunk.last]
-        features = copying_evidence(
-            reference, calls, cm, bp, exclude=self.exclude[some], bank=self.bank
-        )
-        logits = self.weights.refine(features.reshape(-1, N_FEATURES)).reshape(features.shape[:2])
-        alt = np.where(reference.minor_is_alt, logits, -logits)
-        return np.asarray(1.0 / (1.0 + np.exp(-alt)), dtype=np.float32)

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from snvrag.chunks import Chunk
 from snvrag.config import WindowConfig
-from snvrag.copying import DEFAULT_BANK, Bank, Reference
+from snvrag.copying import DEFAULT_BANK, Bank
 from snvrag.errors import UsageError
 from snvrag.genetic_map import GeneticMap
-from snvrag.light import LightRefiner, LightWeights
+from snvrag.light import LightWeights
 from snvrag.panel import Panel
 from snvrag.provenance import digest_json, sha256_file
 from snvrag.target import TargetHaplotypes
@@ -35,26 +35,24 @@ _INDEX_BYTES = 64 << 20
 
 
 class Refines(Protocol):
-    """Turns the copying model's evidence into probabilities."""
+    """Corrects the copying model's answer by its evidence."""
 
-    def probability(
+    def logits(
         self,
         chunk: Chunk,
         some: slice,
-        reference: Reference,
-        calls: NDArray[np.int8],
-        cm: NDArray[np.float64],
+        minor_is_alt: NDArray[np.bool_],
+        features: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        """P(ALT) float32 [T, L] of target haplotypes ``some`` at a chunk's sites.
+        """Logit of ALT, float32 [T, L], of target haplotypes ``some`` at a chunk's sites.
 
         Where a haplotype has a call, the value has no meaning.
 
         Args:
             chunk: the sites, whole windows.
             some: numbers of the target haplotypes.
-            reference: panel haplotypes over the chunk's context.
-            calls: int8 [T, J], alleles at the context's observed sites; -1 is missing.
-            cm: float64, of every site of the context.
+            minor_is_alt: bool [L].
+            features: float32 [T, L, N_FEATURES], evidence about the minor allele.
         """
         ...
 
@@ -68,6 +66,8 @@ class ChosenNetwork:
     """The network of ``impute -m``, or its absence."""
 
     windows: WindowConfig
+    bank: Bank
+    """Settings of the copying model."""
     digest: str | None
     """Of all that decides the network's answers."""
     meta: list[str]
@@ -97,7 +97,7 @@ class ChosenNetwork:
         """
         if path is None:
             _refuse_options(index_dir, device, "the copying model alone is in use")
-            return cls(WindowConfig(), None, [_bank_line(DEFAULT_BANK)])
+            return cls(WindowConfig(), DEFAULT_BANK, None, [_bank_line(DEFAULT_BANK)])
         run = load_run(path)
         run.check_panel(panel)
         if not run.portable and run.identity.get("map_digest") != maps.digest:
@@ -109,21 +109,18 @@ class ChosenNetwork:
         kind = run.config.model.network
         if kind == "light":
             _refuse_options(index_dir, device, f"the light network of {path} is in use")
-            refiner, n_bytes = _light(run, panel)
+            refiner, n_bytes = _light(run)
         else:
             refiner, n_bytes = _window_network(run, panel, index_dir, device, threads, stack)
         digest = sha256_file(run.path / WEIGHTS)
         meta = [_bank_line(run.bank), f"##snvrag_model={run.path.resolve().name} {kind} {digest}"]
-        return cls(run.config.windows, digest_json([digest, run.bank]), meta, refiner, n_bytes)
+        decides = digest_json([digest, run.bank])
+        return cls(run.config.windows, run.bank, decides, meta, refiner, n_bytes)
 
 
-def _light(run: TrainedRun, panel: Panel) -> tuple[MakeRefiner, int]:
+def _light(run: TrainedRun) -> tuple[MakeRefiner, int]:
     weights = LightWeights.load(run)
-
-    def make(target: TargetHaplotypes, exclude: NDArray[np.int64]) -> LightRefiner:
-        return LightRefiner(weights, run.bank, panel.positions, exclude)
-
-    return make, 0
+    return lambda target, exclude: weights, 0
 
 
 def _window_network(

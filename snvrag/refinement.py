@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from snvrag.batch import network_inputs
 from snvrag.chunks import Chunk
-from snvrag.copying import Reference, copying_evidence
 from snvrag.dataset import ranking_sites, window_alleles
 from snvrag.dosage import leave_one_out_counts
 from snvrag.index_store import IndexStore
@@ -54,34 +53,29 @@ class Refiner:
     device: torch.device
 
     @torch.inference_mode()
-    def probability(
+    def logits(
         self,
         chunk: Chunk,
         some: slice,
-        reference: Reference,
-        calls: NDArray[np.int8],
-        cm: NDArray[np.float64],
+        minor_is_alt: NDArray[np.bool_],
+        features: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        """See :meth:`snvrag.networks.Refines.probability`."""
-        bp = self.panel.positions[chunk.first : chunk.last]
-        exclude = self.exclude[some]
-        features = copying_evidence(reference, calls, cm, bp, exclude=exclude, bank=self.run.bank)
+        """See :meth:`snvrag.networks.Refines.logits`."""
         parts = []
         for window in self.store.plan.windows:
             if chunk.start <= window.start < chunk.end:
                 sites = slice(window.start - chunk.start, window.end - chunk.start)
-                minor = reference.minor_is_alt[sites]
                 rows = [
                     self._window(
                         window,
                         slice(first, min(first + _ROWS, some.stop)),
                         features[first - some.start : first - some.start + _ROWS, sites],
-                        minor,
+                        minor_is_alt[sites],
                     )
                     for first in range(some.start, some.stop, _ROWS)
                 ]
                 parts.append(np.concatenate(rows))
-        return _sigmoid(np.concatenate(parts, axis=1))
+        return np.concatenate(parts, axis=1)
 
     def _window(
         self,
@@ -153,7 +147,3 @@ class Refiner:
             own_alt[row] = self.store.get(window.index).alleles(ids).sum(axis=0)
         counts, totals = leave_one_out_counts(ac, an, own_alt, own_n)
         return (counts / np.maximum(totals, 1)).astype(np.float32)
-
-
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)

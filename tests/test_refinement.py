@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import cyvcf2
@@ -18,7 +17,7 @@ import snvrag
 from snvrag.checkpoint import load_weights, save_weights
 from snvrag.config import run_config
 from snvrag.conversion import convert
-from snvrag.copying import EVIDENCE_BANK, N_FEATURES, copying_probability
+from snvrag.copying import EVIDENCE_BANK, N_FEATURES
 from snvrag.errors import InputError, MismatchError, UsageError, WorkError
 from snvrag.evaluation import evaluate
 from snvrag.evidence import COUNT_FEATURE, SCALE, SHIFT
@@ -91,8 +90,7 @@ def test_an_untrained_network_imputes_as_its_copying_model_does(
 ):
     model = case / f"{network}-untrained"
     blank = run(case, tmp_path, model=model)
-    fitted = partial(copying_probability, bank=load_run(model).bank)
-    monkeypatch.setattr("snvrag.imputation.copying_probability", fitted)
+    monkeypatch.setattr("snvrag.networks.DEFAULT_BANK", load_run(model).bank)
     alone = run(case, tmp_path, "alone.vcf.gz")
     np.testing.assert_allclose(blank, alone, atol=1.001e-3)
 
