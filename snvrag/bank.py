@@ -9,13 +9,14 @@ as much as common ones. Unless the bank is better by a hundredth, the default on
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snvrag.batch import CopyingCase, Truth
 from snvrag.batch_plan import BatchPlan, plan_epoch
 from snvrag.config import FITTED
 from snvrag.copying import EVIDENCE_BANK, N_FEATURES, N_LOGITS, Bank
@@ -72,34 +73,35 @@ def fit_copying(batches: WindowBatches) -> CopyingFit:
     losses: tuple[float, float] | None = None
     train = batches.config.train
     n_batches = max(_LEAST_BATCHES, min(_MOST_BATCHES, _WORK // batches.panel.n_haplotypes))
-    items = _items_with_alleles(batches, n_batches)
+    asked = _cases_with_alleles(batches, n_batches)
     if train.bank == FITTED:
         grid = list(dict.fromkeys((*EVIDENCE_BANK, *GRID)))
-        bank, losses = _choose(_Predictions.make(batches, items, grid))
+        bank, losses = _choose(_Predictions.make(asked, grid))
     low, high = np.full(N_FEATURES, np.inf), np.full(N_FEATURES, -np.inf)
-    for item in items:
-        evidence = batches.copying_case(item, 0).evidence(bank)
-        seen = evidence[batches.truth(item, 0).scored]
+    for case, truth in asked:
+        seen = case.evidence(bank)[truth.scored]
         low, high = np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))
     return CopyingFit(bank, low.tolist(), high.tolist(), losses, time.perf_counter() - began)
 
 
-def _items_with_alleles(batches: WindowBatches, n_batches: int) -> list[BatchPlan]:
+def _cases_with_alleles(batches: WindowBatches, n_batches: int) -> list[tuple[CopyingCase, Truth]]:
     """Up to ``n_batches`` batches of the training cohort with something to predict."""
     train, learners = batches.config.train, batches.cohorts.training
 
     def plans(limit: int) -> Sequence[BatchPlan]:
         return plan_epoch(learners.samples, learners.windows, _SAMPLES, train.seed, 0, limit)
 
-    some = [item for item in plans(n_batches) if batches.truth(item, 0).scored.any()]
-    if some:
-        return some
-    everything = plans(0)
-    for at in np.random.default_rng(train.seed).permutation(len(everything)):
-        if batches.truth(everything[int(at)], 0).scored.any():
-            some.append(everything[int(at)])
-            if len(some) == n_batches:
-                break
+    def asked(items: Iterable[BatchPlan]) -> Iterator[tuple[CopyingCase, Truth]]:
+        for item in items:
+            truth = batches.truth(item, 0)
+            if truth.scored.any():
+                yield batches.copying_case(item, 0), truth
+
+    some = list(asked(plans(n_batches)))
+    if not some:
+        everything = plans(0)
+        order = np.random.default_rng(train.seed).permutation(len(everything))
+        some = list(islice(asked(everything[int(at)] for at in order), n_batches))
     if not some:
         raise InputError(
             f"{batches.panel.path}: no masked site has an allele that two people carry",
@@ -122,11 +124,10 @@ class _Predictions:
 
     @classmethod
     def make(
-        cls, batches: WindowBatches, items: Sequence[BatchPlan], grid: Sequence[tuple[float, float]]
+        cls, asked: Sequence[tuple[CopyingCase, Truth]], grid: Sequence[tuple[float, float]]
     ) -> "_Predictions":
         probability, minor, frequency = [], [], []
-        for item in items:
-            case, truth = batches.copying_case(item, 0), batches.truth(item, 0)
+        for case, truth in asked:
             found = np.stack([case.minor_probability((setting,)) for setting in grid])
             probability.append(found[:, truth.scored])
             minor.append((truth.alleles == case.reference.minor_is_alt)[truth.scored])
