@@ -312,11 +312,11 @@ class ChromosomeWork:
         size = network.windows.window_size
         mask, _ = target.observed(start, end)
         rows = start + np.flatnonzero(mask)
-        parts = [
-            panel.alleles(a, min(a + size, end))[:, mask[a - start : a - start + size]].T
-            for a in range(start, end, size)
-        ]
-        at_observed = np.ascontiguousarray(np.concatenate(parts))
+        at_observed = np.empty((len(rows), panel.n_haplotypes), dtype=np.uint8)
+        for first in range(start, end, size):
+            last = min(first + size, end)
+            low, high = np.searchsorted(rows, [first, last])
+            at_observed[low:high] = panel.site_alleles(first, last)[rows[low:high] - first]
         judges = np.ones(panel.n_haplotypes, dtype=bool)
         judges[exclude[exclude >= 0]] = False
         # Where most of the panel is the target, too few are left to say which allele is minor.
@@ -338,7 +338,7 @@ def _impute_chunk(
     rows = slice(chunk.first, chunk.last)
     low, high = np.searchsorted(work.observed, [chunk.first, chunk.last])
     reference = Reference.of_core(
-        panel.alleles(chunk.start, chunk.end),
+        panel.site_alleles(chunk.start, chunk.end),
         chunk.start - chunk.first,
         work.observed[low:high] - chunk.first,
         work.at_observed[low:high],
