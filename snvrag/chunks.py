@@ -26,6 +26,7 @@ BATCH_BYTES = 64 << 20
 # evidence, standardised too, and more.
 SITE_BYTES = 20
 REFINED_SITE_BYTES = 256
+_CARRIER_BYTES = 4
 # Rows of the passes that a thread holds, per panel haplotype: of 3 settings, or of 5 and the runs.
 _ROWS_BYTES = 800
 _REFINED_ROWS_BYTES = 2000
@@ -88,18 +89,20 @@ class ChunkPlanner:
         self._cm = cm
         self._observed = observed
         refined = network is not None
-        # Observed alleles of the chromosome, twice while they are joined; the target's calls are
-        # joined from blocks, matched and flipped.
+        # Observed alleles of the chromosome; the target's calls are joined from blocks, matched
+        # and flipped.
         held = _PROCESS_BYTES + panel.n_sites * _SITE_BYTES + (network or 0)
-        held += len(observed) * (2 * panel.n_haplotypes + 5 * n_targets + _RECORD_BYTES)
+        held += len(observed) * (panel.n_haplotypes + 5 * n_targets + _RECORD_BYTES)
         # Of each thread: a block of rows, and per observed site where the states differ from the
         # target and every 64th row of the passes.
         n_threads = threads or _cpus()
         held += n_threads * (_REFINED_ROWS_BYTES if refined else _ROWS_BYTES) * panel.n_haplotypes
         self._held = held
         self._per_observed = n_threads * 1.5 * panel.n_haplotypes
-        # Core alleles as read, by site and as lists of carriers, and the result.
-        self._per_core = 5 * panel.n_haplotypes + 2 * n_targets
+        # Core alleles and the result; carriers of the minor allele are listed too.
+        self._per_core = panel.n_haplotypes + 2 * n_targets
+        minor = np.minimum(panel.ac, panel.an - panel.ac)
+        self._carriers = np.concatenate([[0], np.cumsum(minor, dtype=np.int64)])
         per_call = REFINED_SITE_BYTES if refined else SITE_BYTES
         self._per_batch = per_call * min(n_targets, BATCH_HAPLOTYPES)
 
@@ -147,6 +150,7 @@ class ChunkPlanner:
         inside = np.searchsorted(self._observed, flanks)
         batch = min(2 * BATCH_BYTES, self._per_batch * (end - start))
         n_bytes = self._held + batch + self._per_core * (end - start)
+        n_bytes += _CARRIER_BYTES * int(self._carriers[end] - self._carriers[start])
         n_bytes += int(self._per_observed * (inside[1] - inside[0]))
         chrom = str(self._windows.windows[first].chrom)
         return Chunk(number, chrom, start, end, *flanks, (first, last), n_bytes)
