@@ -21,6 +21,7 @@ HDS_BYTES = 2 * (1 + _WIDEST)
 """Its HDS at most."""
 _TAB, _BAR, _COLON, _COMMA, _ZERO, _NEWLINE = (np.uint8(ord(c)) for c in "\t|:,0\n")
 _HALF = SCALE // 2
+_RUN = 128
 
 
 @compiled()
@@ -83,11 +84,13 @@ def write_text(
         out: uint8, filled.
         offsets: int64 [n + 1], filled: where in ``out`` each record begins and the last ends.
     """
-    # Most samples carry nothing at a rare site, and so most columns are one of these two.
-    nothing = np.empty((3, CELL_BYTES + HDS_BYTES), dtype=np.uint8)
-    width = np.zeros(3, dtype=np.int64)
-    width[1] = _cell(0, 0, False, hds, nothing[1], 0)
-    width[2] = _cell(0, 0, True, hds, nothing[2], 0)
+    n_samples = len(ploidy)
+    # Most samples carry nothing at a rare site: their columns are copied by the run.
+    cell = np.empty(CELL_BYTES + HDS_BYTES, dtype=np.uint8)
+    width = _cell(0, 0, True, hds, cell, 0)
+    nothing = np.empty(_RUN * width, dtype=np.uint8)
+    for i in range(len(nothing)):
+        nothing[i] = cell[i % width]
     at = read = 0
     for site in range(len(probability)):
         offsets[site] = at
@@ -95,17 +98,29 @@ def write_text(
             out[at + i - read] = fixed[i]
         at += ends[site] - read
         read = ends[site]
-        column = 0
         row = probability[site]
-        for ways in ploidy:
+        sample = column = 0
+        while sample < n_samples:
+            begin = sample
+            while (
+                sample < n_samples
+                and sample - begin < _RUN
+                and ploidy[sample] == 2
+                and row[column] == 0
+                and row[column + 1] == 0
+            ):
+                sample += 1
+                column += 2
+            if sample > begin:
+                n_bytes = (sample - begin) * width
+                out[at : at + n_bytes] = nothing[:n_bytes]
+                at += n_bytes
+                continue
+            ways = ploidy[sample]
             p, q = np.int64(row[column]), np.int64(row[column + ways - 1])
+            at = _cell(p, q, ways == 2, hds, out, at)
+            sample += 1
             column += ways
-            if p == 0 and q == 0:
-                for i in range(width[ways]):
-                    out[at + i] = nothing[ways, i]
-                at += width[ways]
-            else:
-                at = _cell(p, q, ways == 2, hds, out, at)
         out[at] = _NEWLINE
         at += 1
     offsets[len(probability)] = at
