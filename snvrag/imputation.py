@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from snvrag import __version__
 from snvrag.chunks import (
     BATCH_BYTES,
     BATCH_HAPLOTYPES,
+    PIECE_SITES,
     REFINED_SITE_BYTES,
     SITE_BYTES,
     Chunk,
@@ -337,8 +339,9 @@ def _impute_chunk(
     """Make the part of one chunk."""
     rows = slice(chunk.first, chunk.last)
     low, high = np.searchsorted(work.observed, [chunk.first, chunk.last])
+    pieces = [*range(chunk.start, chunk.end, PIECE_SITES), chunk.end]
     reference = Reference.of_core(
-        panel.site_alleles(chunk.start, chunk.end),
+        (panel.site_alleles(a, b) for a, b in pairwise(pieces)),
         chunk.start - chunk.first,
         work.observed[low:high] - chunk.first,
         work.at_observed[low:high],
