@@ -14,17 +14,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snvrag import __version__
+from snvrag.chromosome_alleles import ChromosomeAlleles
 from snvrag.chunks import (
     BATCH_BYTES,
     BATCH_HAPLOTYPES,
-    PIECE_SITES,
     REFINED_SITE_BYTES,
     SITE_BYTES,
     Chunk,
@@ -35,7 +34,6 @@ from snvrag.chunks import (
 from snvrag.config import DEFAULT_IMPUTE_MEMORY, DEFAULT_MIN_OVERLAP
 from snvrag.copying import (
     Bank,
-    Reference,
     copying_evidence,
     copying_probability,
     set_threads,
@@ -55,6 +53,7 @@ from snvrag.provenance import (
 from snvrag.selection import genetic_positions, leave_out_bare_chromosomes, wanted_rows
 from snvrag.sites import Region
 from snvrag.target import TargetHaplotypes
+from snvrag.vcf.columns import round_probabilities
 from snvrag.vcf.writer import PROBABILITY_SCALE, ImputedBlock, ImputedWriter
 from snvrag.workdir import (
     check_space,
@@ -141,8 +140,7 @@ def impute(
         max_memory: bytes that the process may take; 2 GiB if None.
         force: replace ``output``, and a work directory of another run.
         progress: called as ``progress(task, done, total)`` in sites; the tasks are ``imputing``
-            and ``writing``; ``reading``, of the target in records and, for each chromosome, of
-            the panel at its sites, has no known total.
+            and ``writing``; ``reading``, of the target in records, has no known total.
 
     Raises:
         UsageError: wrong output name, output over an input or another output, a network's option
@@ -198,19 +196,18 @@ def impute(
                 exclude[:] = -1
             refiner = network.refiner and network.refiner(haplotypes, exclude)
             reused = 0
-            work: ChromosomeWork | None = None
+            judges = np.ones(opened.n_haplotypes, dtype=bool)
+            judges[exclude[exclude >= 0]] = False
+            alleles: ChromosomeAlleles | None = None
             for chunk, tell in _told("imputing", chunks, progress):
                 part = part_path(parts, chunk)
                 if part.exists():
                     reused += 1
                 else:
-                    if work is None or work.chrom != chunk.chrom:
-                        if progress:
-                            progress("reading", len(matched), 0)
-                        work = ChromosomeWork.prepare(
-                            opened, haplotypes, chunk.chrom, exclude, network, refiner
-                        )
-                    _impute_chunk(part, chunk, opened, haplotypes, cm, work, tell)
+                    if alleles is None or alleles.chrom != chunk.chrom:
+                        alleles = ChromosomeAlleles(opened, matched, chunk.chrom, judges)
+                    asked = (opened, haplotypes, cm, exclude, network.bank, refiner)
+                    _impute_chunk(part, chunk, alleles, *asked, tell)
             index = _write(
                 output, opened, haplotypes, wanted, chunks, parts, hds, progress, network.meta
             )
@@ -282,93 +279,42 @@ def _told(
         before += size
 
 
-@dataclass(frozen=True, slots=True)
-class ChromosomeWork:
-    """What all chunks of a chromosome share."""
-
-    chrom: str
-    at_observed: NDArray[np.uint8]
-    """uint8 [J, n]: panel alleles at the chromosome's observed sites."""
-    observed: NDArray[np.int64]
-    """int64 [J]: their panel rows."""
-    exclude: NDArray[np.int64]
-    """int64 [H, 2]: panel haplotypes that a target haplotype must not see; -1 is none."""
-    judges: NDArray[np.bool_] | None
-    """bool [n]: haplotypes of samples that are not in the target too; see ``Reference``."""
-    bank: Bank
-    refiner: Refines | None
-
-    @classmethod
-    def prepare(
-        cls,
-        panel: Panel,
-        target: TargetHaplotypes,
-        chrom: str,
-        exclude: NDArray[np.int64],
-        network: ChosenNetwork,
-        refiner: Refines | None,
-    ) -> "ChromosomeWork":
-        """Read the observed alleles of the chromosome ``chrom``."""
-        spans = {name: (first, last) for name, first, last in panel.sites.chromosomes()}
-        start, end = spans[chrom]
-        size = network.windows.window_size
-        mask, _ = target.observed(start, end)
-        rows = start + np.flatnonzero(mask)
-        at_observed = np.empty((len(rows), panel.n_haplotypes), dtype=np.uint8)
-        for first in range(start, end, size):
-            last = min(first + size, end)
-            low, high = np.searchsorted(rows, [first, last])
-            at_observed[low:high] = panel.site_alleles(first, last)[rows[low:high] - first]
-        judges = np.ones(panel.n_haplotypes, dtype=bool)
-        judges[exclude[exclude >= 0]] = False
-        # Where most of the panel is the target, too few are left to say which allele is minor.
-        enough = 2 * judges.sum() >= len(judges)
-        said_by = judges if enough else None
-        return cls(chrom, at_observed, rows, exclude, said_by, network.bank, refiner)
-
-
 def _impute_chunk(
     path: Path,
     chunk: Chunk,
+    alleles: ChromosomeAlleles,
     panel: Panel,
     target: TargetHaplotypes,
     cm: NDArray[np.float64],
-    work: ChromosomeWork,
+    exclude: NDArray[np.int64],
+    bank: Bank,
+    refiner: Refines | None,
     tell: Callable[[float], None],
 ) -> None:
     """Make the part of one chunk."""
     rows = slice(chunk.first, chunk.last)
-    low, high = np.searchsorted(work.observed, [chunk.first, chunk.last])
-    pieces = [*range(chunk.start, chunk.end, PIECE_SITES), chunk.end]
-    reference = Reference.of_core(
-        (panel.site_alleles(a, b) for a, b in pairwise(pieces)),
-        chunk.start - chunk.first,
-        work.observed[low:high] - chunk.first,
-        work.at_observed[low:high],
-        work.judges,
-    )
+    reference = alleles.reference(chunk)
     _, calls = target.observed(chunk.first, chunk.last)
     n = target.n_haplotypes
     result = np.empty((chunk.end - chunk.start, n), dtype=np.uint16)
-    per_site = SITE_BYTES if work.refiner is None else REFINED_SITE_BYTES
+    per_site = SITE_BYTES if refiner is None else REFINED_SITE_BYTES
     batch = max(1, min(BATCH_HAPLOTYPES, BATCH_BYTES // (per_site * (chunk.end - chunk.start))))
     for first in range(0, n, batch):
         tell(first / n)
         some = slice(first, min(first + batch, n))
         asked = (reference, calls[some], cm[rows], panel.positions[rows])
-        if work.refiner is None:
-            found = copying_probability(*asked, exclude=work.exclude[some], bank=work.bank)
+        if refiner is None:
+            found = copying_probability(*asked, exclude=exclude[some], bank=bank)
         else:
-            features = copying_evidence(*asked, exclude=work.exclude[some], bank=work.bank)
-            logits = work.refiner.logits(chunk, some, reference.minor_is_alt, features)
+            features = copying_evidence(*asked, exclude=exclude[some], bank=bank)
+            logits = refiner.logits(chunk, some, reference.minor_is_alt, features)
             found = np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)
-        if not np.isfinite(found).all():
+        if not round_probabilities(found, found.view(np.uint32), result[:, some]):
             raise WorkError(
                 f"{chunk.chrom}: a probability between panel sites {chunk.start:,} and "
                 f"{chunk.end:,} is not a number",
                 "impute without -m, or train again",
             )
-        result[:, some] = np.rint(found.T.clip(0, 1).astype(np.float64) * PROBABILITY_SCALE)
     with atomic_file(path) as temporary, temporary.open("wb") as handle:
         np.save(handle, result, allow_pickle=False)
 

@@ -56,6 +56,7 @@ ORDER = (
         "target",
         "selection",
         "chunks",
+        "chromosome_alleles",
         "workdir",
         "light",
         "refinement",

@@ -24,6 +24,32 @@ _HALF = SCALE // 2
 _RUN = 128
 
 
+_TILE = 64
+_NO_NUMBER = np.uint32(0x7F800000)
+
+
+@compiled()
+def round_probabilities(probability: Any, bits: Any, rounded: Any) -> Any:
+    """Round to 65,535ths; whether all are finite.
+
+    Args:
+        probability: float32 [T, L]; what lies outside of 0 to 1 is taken for the nearer of them.
+        bits: the same as uint32: compiled code takes every float for a number.
+        rounded: uint16 [L, T], filled.
+    """
+    n_targets, n_sites = probability.shape
+    finite = True
+    # In tiles, as one of the two is read or written across its rows.
+    for begin in range(0, n_sites, _TILE):
+        end = min(begin + _TILE, n_sites)
+        for t in range(n_targets):
+            for site in range(begin, end):
+                finite &= (bits[t, site] & _NO_NUMBER) != _NO_NUMBER
+                value = min(max(probability[t, site], np.float32(0.0)), np.float32(1.0))
+                rounded[site, t] = np.uint16(np.float64(value) * SCALE + 0.5)
+    return finite
+
+
 @compiled()
 def _thousandths(part: Any, whole: Any) -> Any:
     return (2000 * part + whole) // (2 * whole)
