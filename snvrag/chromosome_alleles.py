@@ -1,6 +1,7 @@
 """A panel's alleles of one chromosome, a chunk at a time: read in pieces, and mostly once."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,7 @@ class ChromosomeAlleles:
 
     def _pieces(self, start: int, end: int) -> Iterator[NDArray[np.uint8]]:
         """Alleles [sites, n] of ``[start, end)`` in pieces; notes those at observed sites."""
-        for first in range(start, end, PIECE_SITES):
-            last = min(first + PIECE_SITES, end)
+        for first, last in _pieces_of(start, end):
             alleles = self._panel.site_alleles(first, last)
             low, high = np.searchsorted(self._rows, [first, last])
             self._alleles[low:high] = alleles[self._rows[low:high] - first]
@@ -66,8 +66,13 @@ class ChromosomeAlleles:
 
     def _read_observed(self, start: int, end: int) -> None:
         """Make sure that the observed sites of ``[start, end)`` are known."""
-        for first in range(start, end, PIECE_SITES):
-            last = min(first + PIECE_SITES, end)
+        for first, last in _pieces_of(start, end):
             if not self._known[slice(*np.searchsorted(self._rows, [first, last]))].all():
                 for _ in self._pieces(first, last):
                     pass
+
+
+def _pieces_of(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Pieces of ``[start, end)`` that are chunks of the file, which are read fastest."""
+    inner = range((start // PIECE_SITES + 1) * PIECE_SITES, end, PIECE_SITES)
+    return pairwise([start, *inner, end] if start < end else [])
