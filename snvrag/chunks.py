@@ -37,8 +37,9 @@ _ROWS_BYTES = 800
 _REFINED_ROWS_BYTES = 2000
 # Positions of one panel site, all that a process beside the first one reads of it.
 _WORKER_SITE_BYTES = 40
-# With several processes, parts per process: enough for all to end at about the same time.
-_PARTS_PER_JOB = 4
+# With several processes, parts per process: with more, all would end at more nearly the same time,
+# but each part reads the panel's alleles of its chunk anew.
+_PARTS_PER_JOB = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,8 @@ class ChunkPlanner:
         chunks: list[Chunk] = []
         windows = self._windows.windows
         holds = [bool(wanted[window.start : window.end].any()) for window in windows]
+        # As many cores as there must be, of about equal size.
+        most = -(-sum(holds) // -(-sum(holds) // _CORE_WINDOWS))
         number = 0
         while number < len(windows):
             if not holds[number]:
@@ -180,7 +183,7 @@ class ChunkPlanner:
             if not self._fits(chunk):
                 raise self._too_little(chunk)
             last = number + 1
-            while last < len(windows) and last - number < _CORE_WINDOWS and holds[last]:
+            while last < len(windows) and last - number < most and holds[last]:
                 longer = self._chunk(len(chunks), number, last)
                 if windows[last].chrom != chunk.chrom or not self._fits(longer):
                     break
