@@ -31,10 +31,10 @@ from snvrag.chunks import (
 )
 from snvrag.config import DEFAULT_IMPUTE_MEMORY, DEFAULT_MIN_OVERLAP
 from snvrag.copying import set_threads
-from snvrag.dosage import estimated_frequency, estimated_r2, variance_ratio
+from snvrag.dosage import estimated_quality
 from snvrag.errors import UsageError
 from snvrag.genetic_map import GeneticMap
-from snvrag.impute_chunks import SCALE, PartMaker
+from snvrag.impute_chunks import PartMaker
 from snvrag.impute_jobs import make_parts
 from snvrag.networks import ChosenNetwork
 from snvrag.panel import Panel
@@ -48,7 +48,8 @@ from snvrag.provenance import (
 from snvrag.selection import genetic_positions, leave_out_bare_chromosomes, wanted_rows
 from snvrag.sites import Region
 from snvrag.target import TargetHaplotypes
-from snvrag.vcf import ImputedBlock, ImputedWriter, SampleSelection
+from snvrag.vcf import SampleSelection
+from snvrag.vcf.writer import PROBABILITY_SCALE, ImputedBlock, ImputedWriter
 from snvrag.workdir import (
     StoredChunk,
     check_space,
@@ -61,8 +62,9 @@ from snvrag.workdir import (
 logger = logging.getLogger(__name__)
 
 _BLOCK_SITES = 1024
-# Bounds what a block of records takes to be written, about 60 bytes per haplotype and record.
-_BLOCK_CALLS = 500_000
+# Bounds what a block of records takes to be written, about 60 bytes per haplotype and record, and
+# keeps it in the cache.
+_BLOCK_CALLS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,28 +380,31 @@ def _blocks(
     step = max(1, min(_BLOCK_SITES, _BLOCK_CALLS // target.n_haplotypes))
     for start in range(chunk.start, chunk.end, step):
         end = min(start + step, chunk.end)
-        hds = stored.rows(start - chunk.start, end - chunk.start).astype(np.float32)
-        hds /= np.float32(SCALE)
+        probability = np.array(stored.rows(start - chunk.start, end - chunk.start))
         observed, calls = target.observed(start, end)
         measured = calls.T >= 0
         typed = np.zeros(end - start, dtype=bool)
         columns = np.flatnonzero(observed)
         typed[columns] = measured.any(axis=1)
-        hds[columns] = np.where(measured, calls.T, hds[columns])
+        known = calls.T.astype(np.uint16) * np.uint16(PROBABILITY_SCALE)
+        probability[columns] = np.where(measured, known, probability[columns])
         rows = np.flatnonzero(wanted[start:end])
         if not len(rows):
             continue
         at = rows + start
+        if len(rows) < len(probability):
+            probability = probability[rows]
+        af, dr2, cr2 = estimated_quality(probability / np.float64(PROBABILITY_SCALE))
         block = ImputedBlock(
-            chrom=sites.chrom[at].tolist(),
+            chrom=chunk.chrom,
             pos=sites.pos[at],
             id=sites.id[at].tolist(),
             ref=sites.ref[at].tolist(),
             alt=sites.alt[at].tolist(),
-            hds=hds[rows],
+            probability=probability,
             imputed=~typed[rows],
-            af=estimated_frequency(hds[rows]),
-            dr2=variance_ratio(hds[rows]),
-            cr2=estimated_r2(hds[rows]),
+            af=af,
+            dr2=dr2,
+            cr2=cr2,
         )
         yield end - chunk.start, block

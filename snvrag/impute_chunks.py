@@ -14,10 +14,8 @@ from snvrag.errors import WorkError
 from snvrag.networks import ChosenNetwork, Refines
 from snvrag.panel import Panel
 from snvrag.target import TargetCalls
+from snvrag.vcf.writer import PROBABILITY_SCALE
 from snvrag.workdir import write_part
-
-SCALE = 65_535
-"""What a part stores for a probability of 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ class PartMaker:
                     f"{chunk.end:,} is not a number",
                     "impute without -m, or train again",
                 )
-            rounded = np.rint(found.T.clip(0, 1).astype(np.float64) * SCALE)
+            rounded = np.rint(found.T.clip(0, 1).astype(np.float64) * PROBABILITY_SCALE)
             result[:, first - part.first : some.stop - part.first] = rounded
         write_part(path, result)
 

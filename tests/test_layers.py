@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "snvrag"
 ORDER = (
     *(
         "errors",
+        "compiling",
         "provenance",
         "folder_lock",
         "config",
@@ -73,7 +74,7 @@ OWNERS = {
     "h5py": {"panel"},
     "hdf5plugin": {"panel"},
     "faiss": {"retrieval"},
-    "numba": {"copying"},
+    "numba": {"compiling", "copying"},
     "matplotlib": {"plots"},
     "safetensors": {"checkpoint", "weights"},
     "typer": {"cli"},
