@@ -41,11 +41,12 @@ class ChromosomeWork:
         end = start + n_sites
         mask, _ = target.observed(start, end)
         rows = start + np.flatnonzero(mask)
-        parts = [
-            panel.alleles(a, min(a + window_size, end))[:, mask[a - start :][:window_size]].T
-            for a in range(start, end, window_size)
-        ]
-        return cls(chrom, np.ascontiguousarray(np.concatenate(parts)), rows)
+        at_observed = np.empty((len(rows), panel.n_haplotypes), dtype=np.uint8)
+        for first in range(start, end, window_size):
+            last = min(first + window_size, end)
+            low, high = np.searchsorted(rows, [first, last])
+            at_observed[low:high] = panel.site_alleles(first, last)[rows[low:high] - first]
+        return cls(chrom, at_observed, rows)
 
 
 class PartMaker:
@@ -139,7 +140,7 @@ class PartMaker:
         # Where most of the panel is the target, too few are left to say which allele is minor.
         enough = 2 * self._judges.sum() >= len(self._judges)
         return Reference.of_core(
-            self._panel.alleles(chunk.start, chunk.end),
+            self._panel.site_alleles(chunk.start, chunk.end),
             chunk.start - chunk.first,
             work.observed[low:high] - chunk.first,
             work.at_observed[low:high],

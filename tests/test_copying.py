@@ -84,6 +84,25 @@ def excluded(kept):
     return table
 
 
+@pytest.mark.parametrize("n", [1, 7, 8, 300, 2_051, 6_000])
+def test_carriers_of_the_minor_allele_are_listed_site_by_site(n):
+    """Also where a row is no whole number of words, and of more than 255 of them."""
+    generator = np.random.default_rng(n)
+    frequency = generator.choice([0.0, 0.001, 0.5, 0.97, 1.0], 40)
+    alleles = (generator.random((n, 40)) < frequency).astype(np.uint8)
+    judges = generator.random(n) < 0.7
+    for some in (None, judges):
+        deciding = alleles if some is None else alleles[some]
+        minor_is_alt = 2 * deciding.sum(axis=0, dtype=int) <= len(deciding)
+        carried = (alleles == minor_is_alt).T
+        by_site = alleles.T.copy()
+        found = Reference.of_core(by_site, 0, np.arange(0), by_site[:0], some)
+        np.testing.assert_array_equal(found.minor_is_alt, minor_is_alt)
+        np.testing.assert_array_equal(found.carried, carried)
+        np.testing.assert_array_equal(np.diff(found.first), carried.sum(axis=1))
+        np.testing.assert_array_equal(found.carriers, np.nonzero(carried)[1])
+
+
 def test_a_subset_of_states_is_the_hmm_of_that_subset():
     alleles, observed, calls, cm, bp = make_case(3)
     kept = np.random.default_rng(0).random((len(calls), len(alleles))) < 0.4
@@ -147,7 +166,7 @@ def test_a_core_gets_what_the_whole_context_gives_it():
     columns = np.flatnonzero(observed)
     at_observed = np.ascontiguousarray(alleles[:, columns].T)
     for start, end in ((0, 80), (0, 20), (30, 55), (79, 80)):
-        part = Reference.of_core(alleles[:, start:end], start, columns, at_observed)
+        part = Reference.of_core(alleles.T[start:end].copy(), start, columns, at_observed)
         found = copying_probability(part, calls, cm, bp)
         np.testing.assert_allclose(found, whole[:, start:end], atol=1e-6)
 
@@ -187,7 +206,7 @@ def test_a_target_in_a_large_panel_is_not_told_by_its_own_hidden_alleles():
         if flip:
             changed[np.ix_([0, 1], np.flatnonzero(~observed))] ^= 1
         at_observed = np.ascontiguousarray(changed[:, columns].T)
-        reference = Reference.of_core(changed, 0, columns, at_observed, judges)
+        reference = Reference.of_core(changed.T.copy(), 0, columns, at_observed, judges)
         found.append(copying_probability(reference, calls, cm, bp, exclude=own))
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
 

@@ -26,6 +26,7 @@ ORDER = (
         "panel",
         "array_sites",
         "conversion",
+        "packing",
         "retrieval",
         "index_kinds",
         "window_store",

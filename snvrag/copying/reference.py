@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.copying import kernels
+from snvrag.copying.carriers import list_carriers, to_minor
 from snvrag.copying.describing import N_FEATURES
 
 Bank = tuple[tuple[float, float], ...]
@@ -69,8 +70,8 @@ class Reference:
     @classmethod
     def of(cls, alleles: NDArray[np.uint8], observed: NDArray[np.bool_]) -> "Reference":
         """Of alleles uint8 [n, L] with ``observed`` bool [L]: the whole context is the core."""
-        columns = np.flatnonzero(observed)
-        return cls.of_core(alleles, 0, columns, np.ascontiguousarray(alleles[:, columns].T))
+        columns, by_site = np.flatnonzero(observed), alleles.T.copy()
+        return cls.of_core(by_site, 0, columns, by_site[columns])
 
     @classmethod
     def of_core(
@@ -81,23 +82,20 @@ class Reference:
         at_observed: NDArray[np.uint8],
         judges: NDArray[np.bool_] | None = None,
     ) -> "Reference":
-        """Of the core's alleles uint8 [n, L] and the context's observed ones; see the fields.
+        """Of the core's alleles uint8 [L, n] and the context's observed ones; see the fields.
 
+        ``alleles``, in C order, become ``carried``: the caller must not use them afterwards.
         ``judges`` bool [n] says whose alleles decide which one is minor; all if None. Queries that
         are themselves in the panel must not: at a frequency of one half that would tell on them.
         """
-        n, sites = alleles.shape
-        counts = alleles.sum(axis=0, dtype=np.int64)
-        if judges is None:
-            minor_is_alt = counts * 2 <= n
-        else:
-            own = alleles[~judges].sum(axis=0, dtype=np.int64)
-            minor_is_alt = (counts - own) * 2 <= judges.sum()
-        carried = np.ascontiguousarray((alleles == minor_is_alt).T).view(np.uint8)
-        first = np.zeros(sites + 1, dtype=np.int64)
-        np.cumsum(np.where(minor_is_alt, counts, n - counts), out=first[1:])
-        carriers = (np.flatnonzero(carried) % n).astype(np.int32)
-        return cls(observed, at_observed, core, carried, carriers, first, minor_is_alt)
+        sites, n = alleles.shape
+        others = np.flatnonzero(~judges) if judges is not None else np.empty(0, dtype=np.int64)
+        minor_is_alt = np.empty(sites, dtype=bool)
+        first = np.empty(sites + 1, dtype=np.int64)
+        to_minor(alleles, others, n - len(others), minor_is_alt, first)
+        carriers = np.empty(first[-1], dtype=np.int32)
+        list_carriers(alleles, carriers)
+        return cls(observed, at_observed, core, alleles, carriers, first, minor_is_alt)
 
     @property
     def n_haplotypes(self) -> int:
