@@ -285,7 +285,7 @@ def test_an_interrupted_run_continues_and_ends_the_same(case, tmp_path):
 def test_progress_goes_forward_within_chunks_and_through_both_phases(
     case, tmp_path, monkeypatch, memory
 ):
-    monkeypatch.setattr(imputation, "BATCH_HAPLOTYPES", 4)
+    monkeypatch.setattr(chunks, "BATCH_HAPLOTYPES", 4)
     seen = {}
     run(
         case,

@@ -74,6 +74,76 @@ class ImputedBlock:
     """float64 [n]."""
 
 
+class IndexedFile:
+    """A VCF.gz or BCF that is indexed while its records, which are ready, are written.
+
+    Args:
+        path: the file to write, under a temporary name.
+        lines: header lines that begin with ``##``.
+        samples: sample IDs.
+        contigs: names in the header's order.
+        bcf: write BCF.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        lines: Sequence[str],
+        samples: Sequence[str],
+        contigs: Sequence[str],
+        *,
+        bcf: bool,
+    ) -> None:
+        self.path, self._bcf = path, bcf
+        self._handle = path.open("wb")
+        self._out = BgzfWriter(self._handle)
+        self._index = RecordIndex(contigs)
+        fixed = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"]
+        header = "".join(f"{line}\n" for line in (*lines, "\t".join([*fixed, *samples]))).encode()
+        if bcf:
+            header = b"BCF\x02\x02" + struct.pack("<I", len(header) + 1) + header + b"\x00"
+        self._out.write(header)
+
+    def add(
+        self,
+        chrom: str,
+        pos: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        data: bytes | memoryview,
+        offsets: NDArray[np.int64],
+    ) -> None:
+        """Write n records of one chromosome, which follow all earlier ones in position.
+
+        Args:
+            chrom: its name.
+            pos: int64 [n], counted from 1.
+            lengths: int64 [n], of REF.
+            data: the records.
+            offsets: int64 [n + 1], where in ``data`` each begins and the last ends.
+
+        Raises:
+            OutputError: a position does not fit an index (2^29).
+        """
+        start = pos - 1
+        try:
+            self._index.add(chrom, start, start + lengths, self._out.tell() + offsets)
+        except OutputError as error:
+            raise OutputError(f"{self.path}: {error.message}") from error
+        self._out.write(data)
+
+    def finish(self) -> Path:
+        """Complete the file, write its index beside it and return the index's path."""
+        blocks = self._out.finish()
+        self._handle.close()
+        index = self.path.with_name(self.path.name + (".csi" if self._bcf else ".tbi"))
+        index.write_bytes(self._index.csi(blocks) if self._bcf else self._index.tbi(blocks))
+        return index
+
+    def abort(self) -> None:
+        """Close the file, as it is."""
+        self._handle.close()
+
+
 class ImputedWriter:
     """Write blocks of imputed records to ``path`` (a temporary name) and index them.
 
@@ -98,24 +168,16 @@ class ImputedWriter:
         hds: bool = False,
         bcf: bool = False,
     ) -> None:
-        self.path, self._hds, self._bcf = path, hds, bcf
-        self._handle = path.open("wb")
-        self._out = BgzfWriter(self._handle)
+        self._hds, self._bcf = hds, bcf
         self._ploidy = np.asarray(ploidy, dtype=np.int64)
         self._contigs = {name: number for number, name in enumerate(contigs)}
-        self._index = RecordIndex(list(contigs))
         lines = ["##fileformat=VCFv4.3", '##FILTER=<ID=PASS,Description="All filters passed">']
         lines += [
             f"##contig=<ID={name}>" if length is None else f"##contig=<ID={name},length={length}>"
             for name, length in contigs.items()
         ]
         lines += [*meta, *HEADER, *([HDS_HEADER] if hds else [])]
-        fixed = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"]
-        lines.append("\t".join([*fixed, *samples]))
-        header = "".join(line + "\n" for line in lines).encode()
-        if bcf:
-            header = b"BCF\x02\x02" + struct.pack("<I", len(header) + 1) + header + b"\x00"
-        self._out.write(header)
+        self._file = IndexedFile(path, lines, samples, list(contigs), bcf=bcf)
 
     def add(self, block: ImputedBlock) -> None:
         """Write a block of records, which follow all earlier ones in position.
@@ -124,25 +186,16 @@ class ImputedWriter:
             OutputError: a position does not fit an index (2^29).
         """
         data, offsets = self._binary(block) if self._bcf else self._text(block)
-        start = block.pos - 1
-        end = start + np.fromiter(map(len, block.ref), dtype=np.int64, count=len(start))
-        try:
-            self._index.add(block.chrom, start, end, self._out.tell() + offsets)
-        except OutputError as error:
-            raise OutputError(f"{self.path}: {error.message}") from error
-        self._out.write(data)
+        lengths = np.fromiter(map(len, block.ref), dtype=np.int64, count=len(block.pos))
+        self._file.add(block.chrom, block.pos, lengths, data, offsets)
 
     def finish(self) -> Path:
         """Complete the file, write its index beside it and return the index's path."""
-        blocks = self._out.finish()
-        self._handle.close()
-        index = self.path.with_name(self.path.name + (".csi" if self._bcf else ".tbi"))
-        index.write_bytes(self._index.csi(blocks) if self._bcf else self._index.tbi(blocks))
-        return index
+        return self._file.finish()
 
     def abort(self) -> None:
         """Close the file, as it is."""
-        self._handle.close()
+        self._file.abort()
 
     def _text(self, block: ImputedBlock) -> tuple[memoryview, NDArray[np.int64]]:
         """The records as lines, and where each begins and the last ends."""
@@ -154,7 +207,7 @@ class ImputedWriter:
         )
         fixed = [
             f"{block.chrom}\t{pos}\t{name}\t{ref}\t{alt}\t.\tPASS\t"
-            f"AF={af:.5g};DR2={dr2:.3f};CR2={cr2:.3f}{';IMP' if imputed else ''}\t{keys}".encode()
+            f"{info_text(af, dr2, cr2, imputed)}\t{keys}".encode()
             for pos, name, ref, alt, af, dr2, cr2, imputed in rows
         ]
         n, joined = len(fixed), np.frombuffer(b"".join(fixed), dtype=np.uint8)
@@ -189,9 +242,7 @@ class ImputedWriter:
                 [
                     *(fixed, _string("" if name == "." else name), _string(ref), _string(alt)),
                     bytes([1 << 4 | _INT8, _DICTIONARY.index("PASS")]),
-                    *(_info("AF", float(f"{af:.5g}")), _info("DR2", round(dr2, 3))),
-                    _info("CR2", round(cr2, 3)),
-                    _key("IMP") + b"\x00" if imputed else b"",
+                    info_binary(af, dr2, cr2, imputed),
                 ]
             )
             records.append(struct.pack("<II", len(shared), len(column)) + shared + column)
@@ -229,6 +280,17 @@ class ImputedWriter:
         ]
         matrix = np.concatenate(whole, axis=1)
         return [row.tobytes() for row in matrix]
+
+
+def info_text(af: float, dr2: float, cr2: float, imputed: bool) -> str:
+    """A record's INFO in VCF."""
+    return f"AF={af:.5g};DR2={dr2:.3f};CR2={cr2:.3f}" + (";IMP" if imputed else "")
+
+
+def info_binary(af: float, dr2: float, cr2: float, imputed: bool) -> bytes:
+    """A record's INFO in BCF."""
+    numbers = _info("AF", float(f"{af:.5g}")) + _info("DR2", round(dr2, 3))
+    return numbers + _info("CR2", round(cr2, 3)) + (_key("IMP") + b"\x00" if imputed else b"")
 
 
 def _key(name: str) -> bytes:
