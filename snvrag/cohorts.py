@@ -66,13 +66,13 @@ class MatchedAlleles(WindowStore):
     def _fetch(self, window: int) -> BinaryIndex:
         bounds, match = self.plan.windows[window], self._match
         some = slice(*np.searchsorted(match.panel_rows, [bounds.start, bounds.end]))
-        alleles = np.zeros((self.n_haplotypes, bounds.n_snps), dtype=np.uint8)
+        alleles = np.zeros((bounds.n_snps, self.n_haplotypes), dtype=np.uint8)
         rows = match.target_rows[some]
         if len(rows):
             first, last = int(rows.min()), int(rows.max()) + 1
-            own = self._file.alleles(first, last)[:, rows - first]
-            alleles[:, match.panel_rows[some] - bounds.start] = own ^ match.flipped[some]
-        return BinaryIndex.build(alleles, self.plan.config.window_size)
+            own = self._file.site_alleles(first, last)[rows - first]
+            alleles[match.panel_rows[some] - bounds.start] = own ^ match.flipped[some, None]
+        return BinaryIndex.of_sites(alleles, self.plan.config.window_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,9 +96,32 @@ class PooledR2:
         return cov * cov / (var_t * var_d)
 
 
-def estimated_frequency(hds: NDArray[np.floating]) -> NDArray[np.float64]:
-    """p = mean HDS per site: float64 [n] of haplotype probabilities [n, haplotypes]."""
-    return np.asarray(np.asarray(hds, dtype=np.float64).mean(axis=1))
+def estimated_quality(
+    hds: NDArray[np.floating],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """INFO/AF, the mean HDS p, with :func:`variance_ratio` and :func:`estimated_r2`.
+
+    Args:
+        hds: P(ALT) per haplotype [n, H].
+
+    Returns:
+        Three arrays, float64 [n].
+    """
+    values = np.asarray(hds, dtype=np.float64)
+    p, deviation, variance = _spread(values)
+    spread = p * (1.0 - p)
+    varies = variance > 0
+    ratio = _ratio(variance, spread, varies)
+    n_haplotypes = values.shape[1]
+    if n_haplotypes <= _ALWAYS_CORRELATED:
+        return p, ratio, ratio
+    unsure = 1.0 - values
+    unsure *= values
+    by_chance = np.einsum("ij,ij->i", deviation, unsure) / n_haplotypes**2
+    by_chance /= np.where(varies, variance, 1.0)
+    # mean(u) = p(1 - p) - var(HDS)
+    below = spread - (spread - variance) / n_haplotypes
+    return p, ratio, _ratio(variance + by_chance, below, varies)
 
 
 def variance_ratio(hds: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -113,8 +136,8 @@ def variance_ratio(hds: NDArray[np.floating]) -> NDArray[np.float64]:
     Returns:
         float64 [n], between 0 and 1.
     """
-    _, variance, spread = _spread(hds)
-    return _ratio(variance, spread, variance > 0)
+    p, _, variance = _spread(np.asarray(hds, dtype=np.float64))
+    return _ratio(variance, p * (1.0 - p), variance > 0)
 
 
 def estimated_r2(hds: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -137,27 +160,18 @@ def estimated_r2(hds: NDArray[np.floating]) -> NDArray[np.float64]:
     Returns:
         float64 [n], between 0 and 1; 0 where HDS is constant.
     """
-    n_haplotypes = hds.shape[1]
-    if n_haplotypes <= _ALWAYS_CORRELATED:
-        return variance_ratio(hds)
-    deviation, variance, spread = _spread(hds)
-    values = np.asarray(hds, dtype=np.float64)
-    unsure = values * (1.0 - values)
-    varies = variance > 0
-    by_chance = np.einsum("ij,ij->i", deviation, unsure) / n_haplotypes**2
-    by_chance /= np.where(varies, variance, 1.0)
-    return _ratio(variance + by_chance, spread - unsure.mean(axis=1) / n_haplotypes, varies)
+    return estimated_quality(hds)[2]
 
 
 def _spread(
-    hds: NDArray[np.floating],
+    values: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Squared deviations [n, H], their mean [n], 0 where it is rounding error, and p(1 - p) [n]."""
-    values = np.asarray(hds, dtype=np.float64)
+    """Means p [n], squared deviations [n, H] and their mean [n], 0 where it is rounding error."""
     p = values.mean(axis=1)
-    deviation = (values - p[:, None]) ** 2
-    variance, spread = deviation.mean(axis=1), p * (1.0 - p)
-    return deviation, np.where(variance > _NO_VARIANCE * spread, variance, 0.0), spread
+    deviation = values - p[:, None]
+    deviation *= deviation
+    variance = deviation.mean(axis=1)
+    return p, deviation, np.where(variance > _NO_VARIANCE * p * (1.0 - p), variance, 0.0)
 
 
 def _ratio(

@@ -21,27 +21,22 @@ from numpy.typing import NDArray
 
 from snvrag import __version__
 from snvrag.chunks import (
-    BATCH_BYTES,
     BATCH_HAPLOTYPES,
-    REFINED_SITE_BYTES,
-    SITE_BYTES,
     Chunk,
     ChunkPlanner,
-    describe_plan,
+    Part,
+    Plan,
+    threads_per_job,
     untyped_windows,
 )
 from snvrag.config import DEFAULT_IMPUTE_MEMORY, DEFAULT_MIN_OVERLAP
-from snvrag.copying import (
-    Bank,
-    Reference,
-    copying_evidence,
-    copying_probability,
-    set_threads,
-)
-from snvrag.dosage import estimated_frequency, estimated_r2, variance_ratio
-from snvrag.errors import UsageError, WorkError
+from snvrag.copying import set_threads
+from snvrag.dosage import estimated_quality
+from snvrag.errors import UsageError
 from snvrag.genetic_map import GeneticMap
-from snvrag.networks import ChosenNetwork, Refines
+from snvrag.impute_chunks import PartMaker
+from snvrag.impute_jobs import make_parts
+from snvrag.networks import ChosenNetwork
 from snvrag.panel import Panel
 from snvrag.provenance import (
     Progress,
@@ -53,21 +48,23 @@ from snvrag.provenance import (
 from snvrag.selection import genetic_positions, leave_out_bare_chromosomes, wanted_rows
 from snvrag.sites import Region
 from snvrag.target import TargetHaplotypes
-from snvrag.vcf import ImputedBlock, ImputedWriter
+from snvrag.vcf import SampleSelection
+from snvrag.vcf.writer import PROBABILITY_SCALE, ImputedBlock, ImputedWriter
 from snvrag.workdir import (
+    StoredChunk,
     check_space,
     part_path,
     plan_or_resume,
-    read_part,
+    shared_arrays,
     work_directory,
 )
 
 logger = logging.getLogger(__name__)
 
 _BLOCK_SITES = 1024
-# Bounds what a block of records takes to be written, about 60 bytes per haplotype and record.
-_BLOCK_CALLS = 500_000
-_SCALE = 65_535
+# Bounds what a block of records takes to be written, about 60 bytes per haplotype and record, and
+# keeps it in the cache.
+_BLOCK_CALLS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +85,11 @@ class ImputeReport:
     excluded: dict[str, int]
     """Target records left out, by reason."""
     chunks: int
+    """Pieces of work: chunks of sites, each for one or more groups of target haplotypes."""
     reused: int
-    """Chunks taken from an earlier, interrupted run."""
+    """Of these, taken from an earlier, interrupted run."""
     estimated_memory: int
-    """Bytes that the process was expected to take at most, by the plan."""
+    """Bytes that all processes together were expected to take at most, by the plan."""
     seconds: float
 
 
@@ -104,12 +102,14 @@ def impute(
     index_dir: Path | None = None,
     genetic_map: Path | None = None,
     regions: Sequence[Region] | None = None,
+    samples: SampleSelection | None = None,
     excluded: Path | None = None,
     min_overlap: float = DEFAULT_MIN_OVERLAP,
     work_dir: Path | None = None,
     hds: bool = False,
     allow_self: bool = False,
     threads: int | None = None,
+    jobs: int = 1,
     device: str = "auto",
     max_memory: int | None = None,
     force: bool = False,
@@ -129,88 +129,100 @@ def impute(
         genetic_map: map file; 1 cM per Mb if None.
         regions: write panel sites in these only; if None, all of the chromosomes that share a site
             with the target.
+        samples: impute these samples of the target only.
         excluded: TSV to write, of target records left out and why.
         min_overlap: least share of the target's records within the panel's span that must match.
         work_dir: folder for finished parts; ``<output>.work`` if None, removed at the end.
         hds: also write FORMAT/HDS.
         allow_self: let a target sample copy from the panel sample of the same name.
-        threads: CPU threads.
+        threads: CPU threads of all processes together; those of the machine if None.
+        jobs: processes that compute. The result does not depend on it, as long as the share of
+            ``max_memory`` of each allows the same chunks.
         device: where the network runs, ``auto``, ``cpu`` or ``cuda[:N]``.
-        max_memory: bytes that the process may take; 2 GiB if None.
+        max_memory: bytes that all processes together may take; 2 GiB for each if None.
         force: replace ``output``, and a work directory of another run.
         progress: called as ``progress(task, done, total)`` in sites; the tasks are ``imputing``
-            and ``writing``; ``reading``, of the target in records and, for each chromosome, of
-            the panel at its sites, has no known total.
+            and ``writing``; ``reading``, of the target in records, has no known total.
 
     Raises:
         UsageError: wrong output name, output over an input or another output, a network's option
-            without ``model``, or too little memory for one window.
+            without ``model``, too little memory for one window, or several processes for a network
+            on a GPU.
         InputError: target, map or panel unsuitable, or too little overlap.
         OutputError: output or work directory cannot be written, or too little space.
         MismatchError: the work directory is of another run, in use, or of parts that
-            ``max_memory`` and ``threads`` do not allow; the network was trained for other sites.
+            ``max_memory``, ``jobs`` and ``threads`` do not allow; the network was trained for other
+            sites.
+        WorkError: a process died, for example for lack of memory.
     """
     began = time.perf_counter()
     _check_outputs(output, excluded, (target, panel, genetic_map), force)
+    own_threads = threads_per_job(threads, jobs)
     set_threads(threads)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(Panel.open(panel))
         maps = GeneticMap.read(genetic_map) if genetic_map else GeneticMap.uniform()
         network = ChosenNetwork.open(model, opened, maps, index_dir, device, threads, stack)
         wanted = wanted_rows(opened, regions)
-        haplotypes = TargetHaplotypes.read(target, opened, min_overlap, progress)
+        _check_jobs(jobs, network)
+        haplotypes = TargetHaplotypes.read(target, opened, min_overlap, progress, samples)
         matched = haplotypes.match.panel_rows
         wanted = leave_out_bare_chromosomes(opened, wanted, matched, named=bool(regions))
         cm = genetic_positions(opened, maps, wanted)
         planner = ChunkPlanner(
             opened,
             cm,
-            max_memory or DEFAULT_IMPUTE_MEMORY,
+            max_memory or jobs * DEFAULT_IMPUTE_MEMORY,
             matched,
             network.windows,
             haplotypes.n_haplotypes,
-            threads,
+            own_threads,
             network.n_bytes,
+            jobs,
+            BATCH_HAPLOTYPES if network.reads_windows else 1,
         )
         identity = {
             "format_name": "snvrag-impute",
             "version": __version__,
             "panel_digest": opened.digest,
             "target": sha256_file(target),
+            "samples": digest_json(haplotypes.samples),
             "map": sha256_file(genetic_map) if genetic_map else None,
             "rows": digest_json(np.flatnonzero(wanted).tolist()),
             "allow_self": allow_self,
             "model": network.digest,
         }
         folder = work_dir or output.with_name(output.name + ".work")
-        chunks = plan_or_resume(folder, identity, wanted, planner, force=force)
-        plan = describe_plan(chunks, planner.memory)
-        logger.info("%s, %d samples", plan, len(haplotypes.samples))
+        plan = plan_or_resume(folder, identity, wanted, planner, force=force)
+        logger.info("%s, %d samples", planner.describe(plan), len(haplotypes.samples))
         typed = matched[haplotypes.is_typed()]
         if bare := untyped_windows(opened, wanted, typed, network.windows):
             logger.info("%d windows hold no typed site and go by their flanks", bare)
         check_space(folder, output, int(wanted.sum()), haplotypes.n_haplotypes)
-        with work_directory(folder, identity, chunks, force=force) as parts:
+        with work_directory(folder, identity, plan, force=force) as place:
             exclude = haplotypes.own_haplotypes(opened)
+            judges = haplotypes.strangers(opened)
             if allow_self:
-                exclude[:] = -1
-            refiner = network.refiner and network.refiner(haplotypes, exclude)
-            reused = 0
-            work: ChromosomeWork | None = None
-            for chunk, tell in _told("imputing", chunks, progress):
-                part = part_path(parts, chunk)
-                if part.exists():
-                    reused += 1
-                else:
-                    if work is None or work.chrom != chunk.chrom:
-                        if progress:
-                            progress("reading", len(matched), 0)
-                        work = ChromosomeWork.prepare(
-                            opened, haplotypes, chunk.chrom, exclude, network, refiner
-                        )
-                    _impute_chunk(part, chunk, opened, haplotypes, cm, work, tell)
+                exclude[:], judges[:] = -1, True
+            maker = PartMaker(opened, haplotypes.measured(), cm, exclude, judges, network)
+            left = [part for part in plan.parts() if not part_path(place, part).exists()]
+            tell = _telling(progress, plan, left)
+            if jobs == 1:
+                _compute(maker, left, place, tell)
+            elif left:
+                setup = {
+                    "panel": str(panel),
+                    "model": _text(model),
+                    "index_dir": _text(index_dir),
+                    "genetic_map": _text(genetic_map),
+                    "device": device,
+                    "threads": own_threads,
+                }
+                with shared_arrays(place, **maker.arrays()) as arrays:
+                    setup["arrays"] = str(arrays)
+                    make_parts(left, place, jobs, own_threads, setup, tell)
             index = _write(
-                output, opened, haplotypes, wanted, chunks, parts, hds, progress, network.meta
+                output, opened, haplotypes, wanted, plan, place, hds, progress, network.meta
             )
             # Last: an interrupted run must not find its own file in the way.
             haplotypes.report_excluded(excluded)
@@ -225,9 +237,9 @@ def impute(
             matched=len(matched),
             flipped=int(haplotypes.match.flipped.sum()),
             excluded=dict(Counter(reason for _, reason in haplotypes.excluded)),
-            chunks=len(chunks),
-            reused=reused,
-            estimated_memory=max(chunk.n_bytes for chunk in chunks),
+            chunks=len(plan.parts()),
+            reused=len(plan.parts()) - len(left),
+            estimated_memory=planner.total_bytes(plan.chunks),
             seconds=time.perf_counter() - began,
         )
 
@@ -262,112 +274,46 @@ def _index_paths(output: Path) -> tuple[Path, Path]:
     return first, second
 
 
-def _told(
-    task: str, chunks: Sequence[Chunk], progress: Progress | None
-) -> Iterator[tuple[Chunk, Callable[[float], None]]]:
-    """Each chunk with a function that tells the share of it that is done."""
-    total = sum(chunk.end - chunk.start for chunk in chunks)
-    before = 0
-    for chunk in chunks:
-        size = chunk.end - chunk.start
-
-        def tell(share: float, before: int = before, size: int = size) -> None:
-            if progress:
-                progress(task, before + int(share * size), total)
-
-        yield chunk, tell
-        tell(1.0)
-        before += size
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
-@dataclass(frozen=True, slots=True)
-class ChromosomeWork:
-    """What all chunks of a chromosome share."""
-
-    chrom: str
-    at_observed: NDArray[np.uint8]
-    """uint8 [J, n]: panel alleles at the chromosome's observed sites."""
-    observed: NDArray[np.int64]
-    """int64 [J]: their panel rows."""
-    exclude: NDArray[np.int64]
-    """int64 [H, 2]: panel haplotypes that a target haplotype must not see; -1 is none."""
-    judges: NDArray[np.bool_] | None
-    """bool [n]: haplotypes of samples that are not in the target too; see ``Reference``."""
-    bank: Bank
-    refiner: Refines | None
-
-    @classmethod
-    def prepare(
-        cls,
-        panel: Panel,
-        target: TargetHaplotypes,
-        chrom: str,
-        exclude: NDArray[np.int64],
-        network: ChosenNetwork,
-        refiner: Refines | None,
-    ) -> "ChromosomeWork":
-        """Read the observed alleles of the chromosome ``chrom``."""
-        spans = {name: (first, last) for name, first, last in panel.sites.chromosomes()}
-        start, end = spans[chrom]
-        size = network.windows.window_size
-        mask, _ = target.observed(start, end)
-        rows = start + np.flatnonzero(mask)
-        parts = [
-            panel.alleles(a, min(a + size, end))[:, mask[a - start : a - start + size]].T
-            for a in range(start, end, size)
-        ]
-        at_observed = np.ascontiguousarray(np.concatenate(parts))
-        judges = np.ones(panel.n_haplotypes, dtype=bool)
-        judges[exclude[exclude >= 0]] = False
-        # Where most of the panel is the target, too few are left to say which allele is minor.
-        enough = 2 * judges.sum() >= len(judges)
-        said_by = judges if enough else None
-        return cls(chrom, at_observed, rows, exclude, said_by, network.bank, refiner)
+def _check_jobs(jobs: int, network: ChosenNetwork) -> None:
+    if jobs > 1 and network.device != "cpu":
+        raise UsageError(
+            f"--jobs {jobs}: the network runs on {network.device}, which one process uses alone",
+            "leave --jobs out, or add --device cpu",
+        )
 
 
-def _impute_chunk(
-    path: Path,
-    chunk: Chunk,
-    panel: Panel,
-    target: TargetHaplotypes,
-    cm: NDArray[np.float64],
-    work: ChromosomeWork,
-    tell: Callable[[float], None],
+def _telling(
+    progress: Progress | None, plan: Plan, left: Sequence[Part]
+) -> Callable[[float], None]:
+    """Tells progress, in sites, where it is told how much of ``left`` is done, in calls."""
+    total = sum(chunk.end - chunk.start for chunk in plan.chunks)
+    n_haplotypes = plan.edges[-1]
+    before = total * n_haplotypes - sum(part.calls for part in left)
+
+    def tell(done: float) -> None:
+        if progress:
+            progress("imputing", int((before + done) / n_haplotypes), total)
+
+    return tell
+
+
+def _compute(
+    maker: PartMaker, parts: Sequence[Part], folder: Path, tell: Callable[[float], None]
 ) -> None:
-    """Make the part of one chunk."""
-    rows = slice(chunk.first, chunk.last)
-    low, high = np.searchsorted(work.observed, [chunk.first, chunk.last])
-    reference = Reference.of_core(
-        panel.alleles(chunk.start, chunk.end),
-        chunk.start - chunk.first,
-        work.observed[low:high] - chunk.first,
-        work.at_observed[low:high],
-        work.judges,
-    )
-    _, calls = target.observed(chunk.first, chunk.last)
-    n = target.n_haplotypes
-    result = np.empty((chunk.end - chunk.start, n), dtype=np.uint16)
-    per_site = SITE_BYTES if work.refiner is None else REFINED_SITE_BYTES
-    batch = max(1, min(BATCH_HAPLOTYPES, BATCH_BYTES // (per_site * (chunk.end - chunk.start))))
-    for first in range(0, n, batch):
-        tell(first / n)
-        some = slice(first, min(first + batch, n))
-        asked = (reference, calls[some], cm[rows], panel.positions[rows])
-        if work.refiner is None:
-            found = copying_probability(*asked, exclude=work.exclude[some], bank=work.bank)
-        else:
-            features = copying_evidence(*asked, exclude=work.exclude[some], bank=work.bank)
-            logits = work.refiner.logits(chunk, some, reference.minor_is_alt, features)
-            found = np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)
-        if not np.isfinite(found).all():
-            raise WorkError(
-                f"{chunk.chrom}: a probability between panel sites {chunk.start:,} and "
-                f"{chunk.end:,} is not a number",
-                "impute without -m, or train again",
-            )
-        result[:, some] = np.rint(found.T.clip(0, 1).astype(np.float64) * _SCALE)
-    with atomic_file(path) as temporary, temporary.open("wb") as handle:
-        np.save(handle, result, allow_pickle=False)
+    """Compute parts in this process."""
+    done = 0
+    for part in parts:
+
+        def tell_share(share: float, before: int = done, part: Part = part) -> None:
+            tell(before + share * part.calls)
+
+        maker.make(part_path(folder, part), part, tell_share)
+        done += part.calls
+    tell(done)
 
 
 def _write(
@@ -375,7 +321,7 @@ def _write(
     panel: Panel,
     target: TargetHaplotypes,
     wanted: NDArray[np.bool_],
-    chunks: Sequence[Chunk],
+    plan: Plan,
     folder: Path,
     hds: bool,
     progress: Progress | None,
@@ -383,7 +329,8 @@ def _write(
 ) -> Path:
     """Write the output and its index from the parts; returns the index's path."""
     contigs = {
-        name: target.contig_length(name) for name in dict.fromkeys(chunk.chrom for chunk in chunks)
+        name: target.contig_length(name)
+        for name in dict.fromkeys(chunk.chrom for chunk in plan.chunks)
     }
     meta = [
         f"##source=snvrag {__version__}",
@@ -399,10 +346,17 @@ def _write(
                 temporary, target.samples, target.ploidy, contigs, meta=meta, hds=hds, bcf=bcf
             )
             try:
-                for chunk, tell in _told("writing", chunks, progress):
-                    for share, block in _blocks(panel, target, wanted, chunk, folder):
+                total = sum(chunk.end - chunk.start for chunk in plan.chunks)
+                done = 0
+                for chunk in plan.chunks:
+                    stored = StoredChunk(folder, plan, chunk)
+                    for within, block in _blocks(panel, target, wanted, chunk, stored):
                         writer.add(block)
-                        tell(share)
+                        if progress:
+                            progress("writing", done + within, total)
+                    done += chunk.end - chunk.start
+                if progress:
+                    progress("writing", total, total)
                 made = writer.finish()
             finally:
                 writer.abort()
@@ -415,37 +369,42 @@ def _write(
 
 
 def _blocks(
-    panel: Panel, target: TargetHaplotypes, wanted: NDArray[np.bool_], chunk: Chunk, folder: Path
-) -> Iterator[tuple[float, ImputedBlock]]:
-    """The records of one chunk, measured calls in place of imputed ones, and the share done."""
-    n_sites, n_haplotypes = chunk.end - chunk.start, target.n_haplotypes
-    stored = read_part(part_path(folder, chunk), n_sites, n_haplotypes)
+    panel: Panel,
+    target: TargetHaplotypes,
+    wanted: NDArray[np.bool_],
+    chunk: Chunk,
+    stored: StoredChunk,
+) -> Iterator[tuple[int, ImputedBlock]]:
+    """The records of one chunk, measured calls in place of imputed ones, and the sites done."""
     sites = panel.sites
-    step = max(1, min(_BLOCK_SITES, _BLOCK_CALLS // n_haplotypes))
+    step = max(1, min(_BLOCK_SITES, _BLOCK_CALLS // target.n_haplotypes))
     for start in range(chunk.start, chunk.end, step):
         end = min(start + step, chunk.end)
-        hds = stored[start - chunk.start : end - chunk.start].astype(np.float32)
-        hds /= np.float32(_SCALE)
+        probability = np.array(stored.rows(start - chunk.start, end - chunk.start))
         observed, calls = target.observed(start, end)
         measured = calls.T >= 0
         typed = np.zeros(end - start, dtype=bool)
         columns = np.flatnonzero(observed)
         typed[columns] = measured.any(axis=1)
-        hds[columns] = np.where(measured, calls.T, hds[columns])
+        known = calls.T.astype(np.uint16) * np.uint16(PROBABILITY_SCALE)
+        probability[columns] = np.where(measured, known, probability[columns])
         rows = np.flatnonzero(wanted[start:end])
         if not len(rows):
             continue
         at = rows + start
+        if len(rows) < len(probability):
+            probability = probability[rows]
+        af, dr2, cr2 = estimated_quality(probability / np.float64(PROBABILITY_SCALE))
         block = ImputedBlock(
-            chrom=sites.chrom[at].tolist(),
+            chrom=chunk.chrom,
             pos=sites.pos[at],
             id=sites.id[at].tolist(),
             ref=sites.ref[at].tolist(),
             alt=sites.alt[at].tolist(),
-            hds=hds[rows],
+            probability=probability,
             imputed=~typed[rows],
-            af=estimated_frequency(hds[rows]),
-            dr2=variance_ratio(hds[rows]),
-            cr2=estimated_r2(hds[rows]),
+            af=af,
+            dr2=dr2,
+            cr2=cr2,
         )
-        yield (end - chunk.start) / n_sites, block
+        yield end - chunk.start, block

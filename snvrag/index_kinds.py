@@ -31,8 +31,8 @@ class BinaryKind:
     def build(self, window: int) -> BinaryIndex:
         """Pack the window's alleles."""
         bounds = self.plan.windows[window]
-        alleles = self.panel.alleles(bounds.start, bounds.end)
-        return BinaryIndex.build(alleles, self.plan.config.window_size)
+        alleles = self.panel.site_alleles(bounds.start, bounds.end)
+        return BinaryIndex.of_sites(alleles, self.plan.config.window_size)
 
     def load(self, data: bytes, window: int, path: Path) -> BinaryIndex:
         """Read back packed alleles, checking their shape."""

@@ -16,7 +16,7 @@ import fcntl
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,6 @@ from snvrag.retrieval import (
     Embedder,
     check_faiss,
     index_name,
-    read_index_file,
 )
 from snvrag.window_store import DEFAULT_BUDGET, WindowStore
 from snvrag.windows import WindowPlan
@@ -134,6 +133,26 @@ def index_identity(panel: Panel, plan: WindowPlan, kind: Kind) -> dict[str, Any]
         "n_haplotypes": panel.n_haplotypes,
         "settings": kind.settings(),
     }
+
+
+def read_index_file(path: Path, entry: Mapping[str, Any]) -> bytes:
+    """The bytes of a file that the manifest lists as ``entry``.
+
+    Raises:
+        InputError: it is gone, or its size or SHA-256 is another.
+    """
+    try:
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise InputError(f"{path.name} has {size:,} bytes, not {entry['bytes']:,}")
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path.name} is gone") from error
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise InputError(f"the content of {path.name} has changed")
+    return data
 
 
 class IndexStore(WindowStore):

@@ -22,7 +22,7 @@ from snvrag.genetic_map import GeneticMap
 from snvrag.light import LightWeights
 from snvrag.panel import Panel
 from snvrag.provenance import digest_json, sha256_file
-from snvrag.target import TargetHaplotypes
+from snvrag.target import TargetCalls
 from snvrag.trained_run import TrainedRun, load_run
 from snvrag.weights import WEIGHTS
 from snvrag.windows import WindowPlan
@@ -58,7 +58,7 @@ class Refines(Protocol):
 
 
 # Given the target, and int64 [H, 2], the panel haplotypes that each of its haplotypes must not see.
-MakeRefiner = Callable[[TargetHaplotypes, NDArray[np.int64]], Refines]
+MakeRefiner = Callable[[TargetCalls, NDArray[np.int64]], Refines]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,10 @@ class ChosenNetwork:
     refiner: MakeRefiner | None = None
     n_bytes: int | None = None
     """Memory that the network takes; None without one."""
+    device: str = "cpu"
+    """Where it runs."""
+    reads_windows: bool = False
+    """Whether it answers for whole windows of several haplotypes at once."""
 
     @classmethod
     def open(
@@ -110,12 +114,18 @@ class ChosenNetwork:
         if kind == "light":
             _refuse_options(index_dir, device, f"the light network of {path} is in use")
             refiner, n_bytes = _light(run)
+            device = "cpu"
         else:
-            refiner, n_bytes = _window_network(run, panel, index_dir, device, threads, stack)
+            refiner, n_bytes, device = _window_network(
+                run, panel, index_dir, device, threads, stack
+            )
         digest = sha256_file(run.path / WEIGHTS)
         meta = [_bank_line(run.bank), f"##snvrag_model={run.path.resolve().name} {kind} {digest}"]
         decides = digest_json([digest, run.bank])
-        return cls(run.config.windows, run.bank, decides, meta, refiner, n_bytes)
+        reads_windows = kind != "light"
+        return cls(
+            run.config.windows, run.bank, decides, meta, refiner, n_bytes, device, reads_windows
+        )
 
 
 def _light(run: TrainedRun) -> tuple[MakeRefiner, int]:
@@ -130,7 +140,7 @@ def _window_network(
     device: str,
     threads: int | None,
     stack: contextlib.ExitStack,
-) -> tuple[MakeRefiner, int]:
+) -> tuple[MakeRefiner, int, str]:
     from snvrag import distributed, retrieval
     from snvrag.index_store import IndexStore, default_index_dir
     from snvrag.model import RagBert
@@ -149,10 +159,10 @@ def _window_network(
         )
     )
 
-    def make(target: TargetHaplotypes, exclude: NDArray[np.int64]) -> Refiner:
+    def make(target: TargetCalls, exclude: NDArray[np.int64]) -> Refiner:
         return Refiner(run, network, panel, store, target, exclude, place)
 
-    return make, _TORCH_BYTES + _INDEX_BYTES + forward_bytes(run, network)
+    return make, _TORCH_BYTES + _INDEX_BYTES + forward_bytes(run, network), str(place)
 
 
 def _bank_line(bank: Bank) -> str:

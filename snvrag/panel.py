@@ -28,6 +28,8 @@ _HOW_TO_MAKE = "make it with: snvrag convert PANEL.vcf.gz -o panel.h5"
 _CHUNK_SITES = 512
 _CHUNK_SAMPLES = 8192
 _CHUNK_ROWS = 1 << 16
+# Windows are no multiple of a chunk: without room for one, each is decompressed for two windows.
+_READ_CACHE_BYTES = 16 << 20
 _SITE_STRINGS = ("CHROM", "ID", "REF", "ALT")
 # Measured on 1000 Genomes genotypes: a third to a tenth of the bytes of gzip or lzf, and the
 # fastest to read.
@@ -154,7 +156,7 @@ class Panel:
                 _HOW_TO_MAKE,
             )
         try:
-            file = h5py.File(path, "r")
+            file = h5py.File(path, "r", rdcc_nbytes=_READ_CACHE_BYTES)
         except OSError as error:
             raise InputError(f"{path}: is not a readable HDF5 file", _HOW_TO_MAKE) from error
         try:
@@ -298,16 +300,21 @@ class Panel:
         """Genotypes of sites ``[start, end)``: int8 [sites, samples, 2]."""
         return self._read("calldata/GT", slice(start, end))
 
-    def alleles(self, start: int, end: int) -> NDArray[np.uint8]:
-        """Alleles of sites ``[start, end)``: uint8 [haplotypes, end - start], values 0 and 1.
+    def site_alleles(self, start: int, end: int) -> NDArray[np.uint8]:
+        """Alleles of sites ``[start, end)``: uint8 [end - start, haplotypes], values 0 and 1.
 
         Raises:
             InputError: the stored genotypes are damaged or incomplete there.
         """
-        stored = self.genotypes(start, end).reshape(end - start, -1)
-        alleles = np.ascontiguousarray(stored.T)[self._real].view(np.uint8)
+        alleles = self.genotypes(start, end).reshape(end - start, -1).view(np.uint8)
+        if not self._real.all():
+            alleles = alleles.compress(self._real, axis=1)
         if alleles.size and alleles.max() > 1:
             raise self._damaged(
                 f"calldata/GT holds alleles other than 0 and 1 in sites {start}-{end}"
             )
         return alleles
+
+    def alleles(self, start: int, end: int) -> NDArray[np.uint8]:
+        """The same by haplotype: uint8 [haplotypes, end - start]."""
+        return np.ascontiguousarray(self.site_alleles(start, end).T)

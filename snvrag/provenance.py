@@ -22,6 +22,8 @@ from snvrag.errors import InputError, OutputError
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(task, done, total)``; a total of 0 is unknown."""
 MAX_JSON_BYTES = 64 * 2**20
+TEMPORARY = ".tmp"
+"""Ends the names of files that are being written; they begin with a dot."""
 
 
 def provenance(
@@ -98,7 +100,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _temporary_beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
 
 
 def _sync(path: Path) -> None:

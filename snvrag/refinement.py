@@ -18,7 +18,7 @@ from snvrag.index_store import IndexStore
 from snvrag.model import RagBert
 from snvrag.panel import Panel
 from snvrag.retrieval import Neighbours
-from snvrag.target import TargetHaplotypes
+from snvrag.target import TargetCalls
 from snvrag.trained_run import TrainedRun
 from snvrag.windows import Window
 
@@ -48,7 +48,7 @@ class Refiner:
     panel: Panel
     store: IndexStore
     """Haplotype indexes."""
-    target: TargetHaplotypes
+    target: TargetCalls
     exclude: NDArray[np.int64]
     device: torch.device
 

@@ -7,12 +7,11 @@ everything cancels but the token difference at observed sites:
 vectors and is the oracle that the first is tested against.
 
 Ties break by haplotype number, so results do not depend on threads. FAISS promises no order, but
-its exact binary search reads codes in ascending id and lets only a smaller distance in, so that
-of equal distances the smallest ids stay; ``tests/test_retrieval.py`` holds it to that.
+its exact binary search by counting reads codes in ascending id and keeps the first of equal
+distances; ``tests/test_retrieval.py`` holds it to that.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError, UsageError, WorkError
+from snvrag.packing import pack, pack_sites, packed_bytes, unpack_sites
 from snvrag.tokens import ALT, MASK, PAD, REF, SOS
 
 _FAISS_WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu12", "faiss-gpu-cu11")
@@ -93,41 +93,9 @@ def set_threads(threads: int | None) -> None:
         faiss.omp_set_num_threads(threads)
 
 
-def packed_bytes(n_sites: int) -> int:
-    """Bytes of one haplotype of ``n_sites`` alleles."""
-    return -(-n_sites // 8)
-
-
-def pack(alleles: NDArray[np.uint8] | NDArray[np.bool_], width: int) -> NDArray[np.uint8]:
-    """Pack 0/1 rows [..., sites] in ``np.packbits`` order to uint8 [..., width], zero-filled."""
-    packed = np.packbits(alleles, axis=-1)
-    padding = width - packed.shape[-1]
-    return np.pad(packed, [(0, 0)] * (packed.ndim - 1) + [(0, padding)]) if padding else packed
-
-
 def index_name(window: int) -> str:
     """File name of one window's index."""
     return f"index_{window}.faiss"
-
-
-def read_index_file(path: Path, entry: Mapping[str, Any]) -> bytes:
-    """The bytes of a file that the manifest lists as ``entry``.
-
-    Raises:
-        InputError: it is gone, or its size or SHA-256 is another.
-    """
-    try:
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise InputError(f"{path.name} has {size:,} bytes, not {entry['bytes']:,}")
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{path.name} is gone") from error
-    except OSError as error:
-        raise InputError(f"{path.name} cannot be read: {error.strerror}") from error
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise InputError(f"the content of {path.name} has changed")
-    return data
 
 
 def read_faiss(data: bytes, kind: str, path: Path) -> Any:
@@ -176,8 +144,14 @@ class BinaryIndex:
     @classmethod
     def build(cls, alleles: NDArray[np.uint8], window_size: int) -> "BinaryIndex":
         """Index alleles uint8 [haplotypes, sites]; every window is as wide as ``window_size``."""
-        width = packed_bytes(window_size)
-        return cls(pack(alleles, width), [(alleles.shape[1], width)])
+        codes = pack(alleles, packed_bytes(window_size))
+        return cls(codes, [(alleles.shape[1], codes.shape[1])])
+
+    @classmethod
+    def of_sites(cls, alleles: NDArray[np.uint8], window_size: int) -> "BinaryIndex":
+        """The same of alleles by site, uint8 [sites, haplotypes]."""
+        codes = pack_sites(alleles, packed_bytes(window_size))
+        return cls(codes, [(len(alleles), codes.shape[1])])
 
     @classmethod
     def join(cls, indexes: Sequence["BinaryIndex"]) -> "BinaryIndex":
@@ -232,10 +206,14 @@ class BinaryIndex:
             offset += width
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
 
+    def by_site(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Alleles of haplotypes ``ids`` of one window: uint8 [sites, len(ids)]."""
+        self._require_one_window()
+        return unpack_sites(self.codes[ids], self.n_sites)
+
     def columns(self, sites: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Alleles of all haplotypes at some sites of one window: uint8 [len(sites), haplotypes]."""
-        self._require_complete()
-        assert len(self.parts) == 1  # noqa: S101 - the bits of joined windows are not in a row
+        self._require_one_window()
         bits = self.codes[:, sites >> 3].T >> (7 - (sites & 7)).astype(np.uint8)[:, None]
         return np.ascontiguousarray(bits & np.uint8(1))
 
@@ -289,9 +267,14 @@ class BinaryIndex:
         if self._mask is not None or self._ids is not None:
             raise ValueError("a masked copy can only be searched: its alleles are not whole")
 
+    def _require_one_window(self) -> None:
+        self._require_complete()
+        assert len(self.parts) == 1  # noqa: S101 - the bits of joined windows are not in a row
+
     def _index(self) -> Any:
         if self._flat is None:
             self._flat = faiss.IndexBinaryFlat(8 * self.codes.shape[1])
+            self._flat.use_heap = False  # counting is faster for more than a few neighbours
             self._flat.add(self.codes)
         return self._flat
 

@@ -11,11 +11,37 @@ from snvrag.errors import InputError
 from snvrag.panel import Panel
 from snvrag.provenance import Progress, atomic_file
 from snvrag.sites import SiteMatch, SiteTable, match_sites, plain_chromosome
-from snvrag.vcf import NO_SECOND_HAPLOTYPE, GenotypeReader
+from snvrag.vcf import NO_SECOND_HAPLOTYPE, GenotypeReader, SampleSelection
 
 _BLOCK_SITES = 2048
 # Bounds what a block takes while it is read, about 8 bytes per sample and record.
 _BLOCK_CALLS = 8_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TargetCalls:
+    """What was measured in H target haplotypes, at m sites of the panel."""
+
+    panel_rows: NDArray[np.int64]
+    """int64 [m]: panel rows of the sites, increasing."""
+    alleles: NDArray[np.int8]
+    """int8 [H, m]: as the panel counts them; -1 is missing."""
+
+    @property
+    def n_haplotypes(self) -> int:
+        """H."""
+        return len(self.alleles)
+
+    def observed(self, first: int, last: int) -> tuple[NDArray[np.bool_], NDArray[np.int8]]:
+        """What was measured in panel rows ``[first, last)``.
+
+        Returns:
+            bool [last - first], whether a row is a matched site, and the calls there, int8 [H, J].
+        """
+        low, high = np.searchsorted(self.panel_rows, [first, last])
+        observed = np.zeros(last - first, dtype=bool)
+        observed[self.panel_rows[low:high] - first] = True
+        return observed, self.alleles[:, low:high]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +50,8 @@ class TargetHaplotypes:
 
     source: Path
     samples: tuple[str, ...]
+    file_samples: tuple[str, ...]
+    """All samples of the file, also those that were not selected."""
     ploidy: NDArray[np.int64]
     """int64 [samples]: 1 or 2."""
     match: SiteMatch
@@ -35,15 +63,21 @@ class TargetHaplotypes:
 
     @classmethod
     def read(
-        cls, source: Path, panel: Panel, min_overlap: float, progress: Progress | None = None
+        cls,
+        source: Path,
+        panel: Panel,
+        min_overlap: float,
+        progress: Progress | None = None,
+        samples: SampleSelection | None = None,
     ) -> "TargetHaplotypes":
-        """Read a phased target and match it to a panel.
+        """Read a phased target, all samples or some, and match it to a panel.
 
         Raises:
-            InputError: damaged, unsorted, unphased or without a call at any panel site, or fewer
-                than ``min_overlap`` of its records within the panel's span are panel sites.
+            InputError: without a selected sample, damaged, unsorted, unphased or without a call at
+                any panel site, or fewer than ``min_overlap`` of its records within the panel's span
+                are panel sites.
         """
-        reader = GenotypeReader.open(source, include_indels=True, is_target=True)
+        reader = GenotypeReader.open(source, samples=samples, include_indels=True, is_target=True)
         try:
             positions = set(panel.positions.tolist())
             table, kept, genotypes = _read_blocks(reader, positions, progress)
@@ -67,6 +101,7 @@ class TargetHaplotypes:
         return cls(
             source=source,
             samples=tuple(reader.samples),
+            file_samples=tuple(reader.file_samples),
             ploidy=real.reshape(-1, 2).sum(axis=1).astype(np.int64),
             match=match,
             calls=np.ascontiguousarray(flat[real]),
@@ -79,16 +114,13 @@ class TargetHaplotypes:
         """H."""
         return len(self.calls)
 
-    def observed(self, first: int, last: int) -> tuple[NDArray[np.bool_], NDArray[np.int8]]:
-        """What was measured in panel rows ``[first, last)``.
+    def measured(self) -> TargetCalls:
+        """The calls and where they are."""
+        return TargetCalls(self.match.panel_rows, self.calls)
 
-        Returns:
-            bool [last - first], whether a row is a matched site, and the calls there, int8 [H, J].
-        """
-        low, high = np.searchsorted(self.match.panel_rows, [first, last])
-        observed = np.zeros(last - first, dtype=bool)
-        observed[self.match.panel_rows[low:high] - first] = True
-        return observed, self.calls[:, low:high]
+    def observed(self, first: int, last: int) -> tuple[NDArray[np.bool_], NDArray[np.int8]]:
+        """See :meth:`TargetCalls.observed`."""
+        return self.measured().observed(first, last)
 
     def is_typed(self) -> NDArray[np.bool_]:
         """Which matched sites have a call: bool [m]."""
@@ -103,6 +135,12 @@ class TargetHaplotypes:
                 ids = panel.own_haplotypes(number[name])
                 own[row, : len(ids)] = ids
         return np.repeat(own, self.ploidy, axis=0)
+
+    def strangers(self, panel: Panel) -> NDArray[np.bool_]:
+        """Panel haplotypes of samples that are not in the target's file: bool [n]."""
+        own = set(self.file_samples)
+        known = np.array([name in own for name in panel.samples], dtype=bool)
+        return ~known[panel.haplotype_sample]
 
     def contig_length(self, name: str) -> int | None:
         """Length of a contig by the target's header, whatever its ``chr``."""

@@ -12,10 +12,11 @@ import numpy as np
 from snvrag import __version__
 from snvrag.config import SOS_TOKENS, WindowConfig
 from snvrag.errors import InputError, SnvragError
-from snvrag.index_store import COUNTS, MANIFEST, Manifest
+from snvrag.index_store import COUNTS, MANIFEST, Manifest, read_index_file
+from snvrag.packing import packed_bytes
 from snvrag.panel import Panel
 from snvrag.provenance import Progress
-from snvrag.retrieval import BinaryIndex, index_name, packed_bytes, read_faiss, read_index_file
+from snvrag.retrieval import BinaryIndex, index_name, read_faiss
 from snvrag.windows import WindowPlan
 
 _INDEX_NAME = re.compile(r"index_(\d+)\.faiss")
@@ -287,8 +288,9 @@ def _check_alleles(
         window = plan.windows[number]
         path = report.index_dir / index_name(number)
         index = BinaryIndex.from_bytes(path.read_bytes(), window.n_snps, path)
-        stored = index.alleles(np.arange(index.n_haplotypes))
-        if not np.array_equal(stored, panel.alleles(window.start, window.end)):
+        alleles = panel.site_alleles(window.start, window.end)
+        expected = BinaryIndex.of_sites(alleles, plan.config.window_size)
+        if not np.array_equal(index.codes, expected.codes):
             report.stale.append(number)
         if progress:
             progress("comparing alleles", done, len(windows))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snvrag.retrieval import BinaryIndex, packed_bytes
+from snvrag.packing import packed_bytes
+from snvrag.retrieval import BinaryIndex
 from snvrag.windows import WindowPlan
 
 DEFAULT_BUDGET = 256 * 2**20

@@ -3,21 +3,23 @@
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snvrag.chunks import Chunk, ChunkPlanner
+from snvrag.chunks import Chunk, ChunkPlanner, Part, Plan
 from snvrag.errors import MismatchError, OutputError
 from snvrag.folder_lock import folder_lock
-from snvrag.provenance import read_json, write_json
+from snvrag.provenance import TEMPORARY, atomic_file, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
+_SHARED = "shared-"
 
 
 def check_space(folder: Path, output: Path, n_sites: int, n_haplotypes: int) -> None:
@@ -52,45 +54,54 @@ def plan_or_resume(
     planner: ChunkPlanner,
     *,
     force: bool,
-) -> list[Chunk]:
-    """The chunks of a run: those that its finished parts are of, if there are any.
+) -> Plan:
+    """The plan of a run: the one that its finished parts are of, if there are any.
 
-    Memory and threads decide the chunks but not the result, so that they may change in between.
+    Memory, threads and processes decide the plan but not the result, so that they may change in
+    between.
 
     Args:
         folder: work directory, which need not exist.
         identity: what decides the result.
         wanted: bool [sites], which sites are to be written.
-        planner: knows memory and threads as they are now.
+        planner: knows memory, threads and processes as they are now.
         force: whether parts of chunks that no longer fit may be discarded.
 
     Raises:
         UsageError: not even one window fits the memory.
         MismatchError: the finished parts' chunks no longer fit.
     """
+
+    def anew() -> Plan:
+        chunks = planner.plan(wanted)
+        return Plan(chunks, planner.edges(len(chunks)))
+
     saved = read_json(folder / PLAN) if (folder / PLAN).exists() and _parts_of(folder) else {}
     if not saved or any(saved.get(k) != v for k, v in identity.items()):
-        return planner.plan(wanted)
+        return anew()
     try:
         chunks = planner.again([(int(first), int(last)) for first, last in saved["windows"]])
+        edges = [int(edge) for edge in saved["targets"]]
+        planner.check_edges(edges)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if force:
-            return planner.plan(wanted)
+            return anew()
         raise MismatchError(
             f"{folder / PLAN}: is damaged", "add --force to discard the parts beside it"
         ) from error
     if chunks is None and not force:
         raise MismatchError(
-            f"{folder}: its finished parts are of larger pieces than --max-memory and --threads "
-            "allow now",
-            "give as much memory and as few threads as before, or add --force to discard the parts",
+            f"{folder}: its finished parts are of larger pieces than --max-memory, --jobs and "
+            "--threads allow now",
+            "give as much memory and as few processes and threads as before, or add --force to "
+            "discard the parts",
         )
-    return chunks or planner.plan(wanted)
+    return Plan(chunks, edges) if chunks else anew()
 
 
 @contextlib.contextmanager
 def work_directory(
-    folder: Path, identity: dict[str, Any], chunks: Sequence[Chunk], *, force: bool
+    folder: Path, identity: dict[str, Any], plan: Plan, *, force: bool
 ) -> Iterator[Path]:
     """Lock the work directory and make sure that its parts belong to this very run.
 
@@ -98,12 +109,16 @@ def work_directory(
         MismatchError: it is of another run, or in use.
         OutputError: it cannot be written to.
     """
-    identity = {**identity, "windows": [list(chunk.windows) for chunk in chunks]}
+    identity = {
+        **identity,
+        "windows": [list(chunk.windows) for chunk in plan.chunks],
+        "targets": list(plan.edges),
+    }
     existed = folder.is_dir()
     with folder_lock(folder, "wait for it, or choose another --work-dir"):
-        plan = folder / PLAN
-        if plan.exists():
-            saved = read_json(plan)
+        _remove_remains(folder)
+        if (folder / PLAN).exists():
+            saved = read_json(folder / PLAN)
             differing = [k for k in identity if saved.get(k) != identity[k]]
             if differing and not force and _parts_of(folder):
                 raise MismatchError(
@@ -113,10 +128,11 @@ def work_directory(
             if differing:
                 for part in _parts_of(folder):
                     part.unlink()
-        write_json(plan, identity)
+        write_json(folder / PLAN, identity)
         try:
             yield folder
         except BaseException:
+            _remove_remains(folder)
             if _parts_of(folder):
                 logger.info("%s keeps what is done: the same command goes on from there", folder)
             elif not existed:
@@ -128,8 +144,51 @@ def _parts_of(folder: Path) -> list[Path]:
     return list(folder.glob("part-*.npy"))
 
 
+def _remove_remains(folder: Path) -> None:
+    """Remove what a process that was killed left behind, parts begun and shared arrays."""
+    for path in folder.glob(f".part-*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+    for path in folder.glob(f"{_SHARED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def shared_arrays(folder: Path, **arrays: NDArray[Any]) -> Iterator[Path]:
+    """Put arrays where several processes can read them, for the time of the context.
+
+    Yields a folder with a file ``<name>.npy`` for each.
+    """
+    with tempfile.TemporaryDirectory(prefix=_SHARED, dir=folder) as place:
+        for name, array in arrays.items():
+            np.save(Path(place, f"{name}.npy"), array, allow_pickle=False)
+        yield Path(place)
+
+
+def write_part(path: Path, result: NDArray[np.uint16]) -> None:
+    """Keep the result of one part."""
+    with atomic_file(path) as temporary, temporary.open("wb") as handle:
+        np.save(handle, result, allow_pickle=False)
+
+
+class StoredChunk:
+    """The result of one chunk, in the files of its parts, which are mapped."""
+
+    def __init__(self, folder: Path, plan: Plan, chunk: Chunk) -> None:
+        n_sites = chunk.end - chunk.start
+        self._parts = [
+            read_part(part_path(folder, part), n_sites, part.last - part.first)
+            for part in plan.parts_of(chunk)
+        ]
+
+    def rows(self, first: int, last: int) -> NDArray[np.uint16]:
+        """Of the chunk's sites ``[first, last)``: uint16 [last - first, haplotypes]."""
+        if len(self._parts) == 1:
+            return self._parts[0][first:last]
+        return np.concatenate([part[first:last] for part in self._parts], axis=1)
+
+
 def read_part(path: Path, n_sites: int, n_haplotypes: int) -> NDArray[np.uint16]:
-    """The result of one chunk, mapped from its file: uint16 [n_sites, n_haplotypes].
+    """The result of one part, mapped from its file: uint16 [n_sites, n_haplotypes].
 
     Raises:
         MismatchError: the file was damaged since it was written.
@@ -146,6 +205,6 @@ def read_part(path: Path, n_sites: int, n_haplotypes: int) -> NDArray[np.uint16]
     return stored
 
 
-def part_path(folder: Path, chunk: Chunk) -> Path:
-    """Where the result of one chunk is kept."""
-    return folder / f"part-{chunk.number:05d}.npy"
+def part_path(folder: Path, part: Part) -> Path:
+    """Where the result of one part is kept."""
+    return folder / f"part-{part.number:05d}.npy"

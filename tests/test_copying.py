@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,30 @@ def excluded(kept):
     return table
 
 
+@pytest.mark.parametrize("n", [1, 7, 8, 300, 2_051, 6_000])
+def test_sites_where_a_haplotype_carries_the_minor_allele_are_listed_by_segment(n):
+    """Also where a row is no whole number of words, and of more than 255 of them."""
+    generator = np.random.default_rng(n)
+    frequency = generator.choice([0.0, 0.001, 0.5, 0.97, 1.0], 40)
+    alleles = (generator.random((n, 40)) < frequency).astype(np.uint8)
+    judges = generator.random(n) < 0.7
+    for some in (None, judges):
+        deciding = alleles if some is None else alleles[some]
+        minor_is_alt = 2 * deciding.sum(axis=0, dtype=int) <= len(deciding)
+        carried = (alleles == minor_is_alt).T
+        by_site, observed = alleles.T.copy(), np.array([2, 9, 10, 33, 60])
+        at_observed = np.zeros((5, n), dtype=np.uint8)
+        pieces = [by_site[:1], by_site[1:30], by_site[30:]]
+        found = Reference.of_core(pieces, 8, observed, at_observed, some)
+        np.testing.assert_array_equal(found.minor_is_alt, minor_is_alt)
+        np.testing.assert_array_equal(found.count, carried.sum(axis=1))
+        np.testing.assert_array_equal(found.edges, [0, 1, 2, 25, 40])
+        for segment, (begin, end) in enumerate(pairwise(found.edges)):
+            for h in range(n):
+                own = found.sites[slice(*found.first[segment, h : h + 2])]
+                np.testing.assert_array_equal(own, begin + np.flatnonzero(carried[begin:end, h]))
+
+
 def test_a_subset_of_states_is_the_hmm_of_that_subset():
     alleles, observed, calls, cm, bp = make_case(3)
     kept = np.random.default_rng(0).random((len(calls), len(alleles))) < 0.4
@@ -149,7 +174,7 @@ def test_a_core_gets_what_the_whole_context_gives_it():
     columns = np.flatnonzero(observed)
     at_observed = np.ascontiguousarray(alleles[:, columns].T)
     for start, end in ((0, 80), (0, 20), (30, 55), (79, 80)):
-        part = Reference.of_core(alleles[:, start:end], start, columns, at_observed)
+        part = Reference.of_core([alleles.T[start:end].copy()], start, columns, at_observed)
         found = copying_probability(part, calls, cm, bp)
         np.testing.assert_allclose(found, whole[:, start:end], atol=1e-6)
 
@@ -189,7 +214,7 @@ def test_a_target_in_a_large_panel_is_not_told_by_its_own_hidden_alleles():
         if flip:
             changed[np.ix_([0, 1], np.flatnonzero(~observed))] ^= 1
         at_observed = np.ascontiguousarray(changed[:, columns].T)
-        reference = Reference.of_core(changed, 0, columns, at_observed, judges)
+        reference = Reference.of_core([changed.T.copy()], 0, columns, at_observed, judges)
         found.append(copying_probability(reference, calls, cm, bp, exclude=own))
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
 

@@ -368,3 +368,12 @@ def test_a_damaged_file_is_an_error_never_a_crash_nor_a_huge_allocation(kind, tm
     other = "binary" if kind == "embedding" else "embedding"
     with pytest.raises(InputError, match=f"no {other} index"):
         read_faiss(data, other, path)
+
+
+@pytest.mark.parametrize("sites", [1, 7, 8, 511])
+def test_alleles_by_site_give_the_index_of_alleles_by_haplotype(sites):
+    alleles = np.random.default_rng(sites).integers(0, 2, (21, sites)).astype(np.uint8)
+    index = BinaryIndex.of_sites(np.ascontiguousarray(alleles.T), 511)
+    np.testing.assert_array_equal(index.codes, BinaryIndex.build(alleles, 511).codes)
+    chosen = np.array([3, 20, 0])
+    np.testing.assert_array_equal(index.by_site(chosen), alleles[chosen].T)

@@ -447,15 +447,15 @@ def test_two_runs_on_one_work_directory(case, tmp_path):
 
 SLOW = """
 import sys, time
-from snvrag import chunks, imputation
+from snvrag import chunks, impute_chunks
 from snvrag.cli.app import main
 chunks._FLANK_CM = 0.04
 chunks._CORE_WINDOWS = 1
-whole = imputation._impute_chunk
-def slow(path, *rest):
-    whole(path, *rest)
+whole = impute_chunks.write_part
+def slow(path, result):
+    whole(path, result)
     time.sleep({pause})
-imputation._impute_chunk = slow
+impute_chunks.write_part = slow
 main()
 """
 

@@ -158,7 +158,7 @@ def test_deep_needs_a_panel_and_finds_other_alleles(built, tmp_path, monkeypatch
         verify(moved, deep=True)
     from snvrag.panel import Panel
 
-    original = Panel.alleles
+    original = Panel.site_alleles
 
     def changed(self, start, end):
         alleles = original(self, start, end)
@@ -166,7 +166,7 @@ def test_deep_needs_a_panel_and_finds_other_alleles(built, tmp_path, monkeypatch
             alleles[0, 0] ^= 1
         return alleles
 
-    monkeypatch.setattr(Panel, "alleles", changed)
+    monkeypatch.setattr(Panel, "site_alleles", changed)
     report = verify(moved, panel=path, deep=True)
     assert failed(report) == ["alleles"]
     assert report.stale == [2]

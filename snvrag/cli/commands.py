@@ -11,16 +11,18 @@ from snvrag.cli.options import (
     WINDOWS,
     Common,
     MaxSeqLen,
+    Samples,
+    SamplesFile,
     Seed,
     WindowSize,
     parse_region_options,
+    parse_sample_options,
     with_common,
 )
 from snvrag.config import WindowConfig
 from snvrag.errors import UsageError
 
 if TYPE_CHECKING:
-    from snvrag.vcf import SampleSelection
     from snvrag.windows import WindowPlan
 
 _STORE_LOGGER = "snvrag.index_store"
@@ -56,21 +58,8 @@ def convert(
             rich_help_panel=SELECTION,
         ),
     ] = None,
-    samples: Annotated[
-        str | None,
-        typer.Option(
-            "--samples", "-s", help="Comma list; ^ in front excludes.", rich_help_panel=SELECTION
-        ),
-    ] = None,
-    samples_file: Annotated[
-        str | None,
-        typer.Option(
-            "--samples-file",
-            "-S",
-            help="One ID a line; ^ in front excludes.",
-            rich_help_panel=SELECTION,
-        ),
-    ] = None,
+    samples: Samples = None,
+    samples_file: SamplesFile = None,
     include_indels: Annotated[
         bool,
         typer.Option(
@@ -115,7 +104,7 @@ def convert(
             source,
             output,
             regions=parse_region_options(region, regions_file),
-            samples=_samples(samples, samples_file),
+            samples=parse_sample_options(samples, samples_file),
             populations=populations,
             frequencies=frequencies,
             af_from_info=af_from_info,
@@ -137,16 +126,6 @@ def convert(
         "time": f"{report.seconds:.1f} s",
     }
     terminal.summary(f"wrote {output}", facts, f"snvrag train {output}")
-
-
-def _samples(text: str | None, file: str | None) -> "SampleSelection | None":
-    from snvrag.vcf import SampleSelection
-
-    if text is not None and file is not None:
-        raise UsageError("--samples and --samples-file exclude one another", "give one of them")
-    if file is not None:
-        return SampleSelection.from_file(file)
-    return SampleSelection.parse(text) if text is not None else None
 
 
 @with_common

@@ -7,14 +7,18 @@ from typing import Annotated
 import typer
 
 from snvrag.cli.options import (
+    RUNTIME,
     SELECTION,
     Common,
     Device,
     GeneticMapFile,
     MaxMemory,
     ReferencePanel,
+    Samples,
+    SamplesFile,
     parse_memory,
     parse_region_options,
+    parse_sample_options,
     with_common,
 )
 from snvrag.config import DEFAULT_MIN_OVERLAP
@@ -56,6 +60,8 @@ def impute(
             rich_help_panel=SELECTION,
         ),
     ] = None,
+    samples: Samples = None,
+    samples_file: SamplesFile = None,
     min_overlap: Annotated[
         float,
         typer.Option(
@@ -93,6 +99,16 @@ def impute(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="Processes; they share --threads and --max-memory.",
+            rich_help_panel=RUNTIME,
+        ),
+    ] = 1,
     device: Device = "auto",
     max_memory: MaxMemory = None,
     common: Common,
@@ -113,12 +129,14 @@ def impute(
             index_dir=index_dir,
             genetic_map=genetic_map,
             regions=parse_region_options(region, None),
+            samples=parse_sample_options(samples, samples_file),
             excluded=excluded,
             min_overlap=min_overlap,
             work_dir=work_dir,
             hds=hds,
             allow_self=allow_self,
             threads=common.threads,
+            jobs=jobs,
             device=device,
             max_memory=parse_memory(max_memory),
             force=common.force,

@@ -13,6 +13,7 @@ from snvrag.errors import UsageError
 
 if TYPE_CHECKING:
     from snvrag.sites import Region
+    from snvrag.vcf import SampleSelection
 
 SELECTION = "Selection"
 WINDOWS = "Windows"
@@ -54,6 +55,21 @@ Seed = Annotated[
 ]
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu or cuda[:N].", rich_help_panel=RUNTIME)
+]
+Samples = Annotated[
+    str | None,
+    typer.Option(
+        "--samples", "-s", help="Comma list; ^ in front excludes.", rich_help_panel=SELECTION
+    ),
+]
+SamplesFile = Annotated[
+    str | None,
+    typer.Option(
+        "--samples-file",
+        "-S",
+        help="One ID a line; ^ in front excludes.",
+        rich_help_panel=SELECTION,
+    ),
 ]
 MaxMemory = Annotated[
     str | None,
@@ -145,6 +161,22 @@ def parse_region_options(text: str | None, file: Path | None) -> "list[Region] |
     if file is not None:
         return read_regions_file(file)
     return parse_regions(text) if text is not None else None
+
+
+def parse_sample_options(text: str | None, file: str | None) -> "SampleSelection | None":
+    """Samples of ``--samples`` or ``--samples-file``; None if neither is given.
+
+    Raises:
+        UsageError: both are given, or a name is empty.
+        InputError: the file is unreadable or lists no sample.
+    """
+    from snvrag.vcf import SampleSelection
+
+    if text is not None and file is not None:
+        raise UsageError("--samples and --samples-file exclude one another", "give one of them")
+    if file is not None:
+        return SampleSelection.from_file(file)
+    return SampleSelection.parse(text) if text is not None else None
 
 
 def parse_memory(text: str | None) -> int | None:

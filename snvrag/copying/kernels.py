@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from snvrag.copying.compiling import compiled as _compiled
+from snvrag.compiling import compiled as _compiled
 from snvrag.copying.describing import (
     N_LOGITS,
     REACH_CM,
@@ -477,28 +477,3 @@ def impute_targets(
             count, excluded[t], g, ratios, switch_left, switch_right, cm, probability[t],
             features[t],
         )  # fmt: skip
-
-
-@_compiled()
-def list_carried(alleles: Any, minor_is_alt: Any, edges: Any, first: Any, sites: Any) -> None:
-    """Fill ``first`` [segments, n + 1] and ``sites`` of alleles [L, n]; see ``Reference``."""
-    n = alleles.shape[1]
-    filled = np.empty(n, dtype=np.int64)
-    total = 0
-    for segment in range(len(edges) - 1):
-        filled[:] = 0
-        for site in range(edges[segment], edges[segment + 1]):
-            minor, row = minor_is_alt[site], alleles[site]
-            for h in range(n):
-                filled[h] += row[h] == minor
-        first[segment, 0] = total
-        for h in range(n):
-            first[segment, h + 1] = first[segment, h] + filled[h]
-            filled[h] = first[segment, h]
-        total = first[segment, n]
-        for site in range(edges[segment], edges[segment + 1]):
-            minor, row = minor_is_alt[site], alleles[site]
-            for h in range(n):
-                if row[h] == minor:
-                    sites[filled[h]] = site
-                    filled[h] += 1

@@ -5,7 +5,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from snvrag.copying.compiling import compiled as _compiled
+from snvrag.compiling import compiled as _compiled
 from snvrag.copying.describing import SURE_LOGIT
 
 # Rows that go through a layer together, and those among which they are found.

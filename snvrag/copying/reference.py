@@ -15,6 +15,7 @@ averaged; a network takes the logits of a larger bank, and what else the posteri
 identity around the site say, as evidence.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numba
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.copying import kernels
+from snvrag.copying.carriers import list_carriers, list_sites, to_minor
 from snvrag.copying.describing import N_FEATURES
 
 Bank = tuple[tuple[float, float], ...]
@@ -71,8 +73,8 @@ class Reference:
     sites: NDArray[np.int32]
     """int32: core sites at which a haplotype carries the minor allele, increasing; first of the
     first segment's first haplotype, then of its second, …"""
-    first: NDArray[np.int64]
-    """int64 [segments, n + 1]: where each haplotype's sites of a segment begin and end."""
+    first: NDArray[np.int32]
+    """int32 [segments, n + 1]: where each haplotype's sites of a segment begin and end."""
     edges: NDArray[np.int64]
     """int64 [segments + 1]: core sites at which segments begin, each but the first at an observed
     one, and L."""
@@ -84,39 +86,44 @@ class Reference:
     @classmethod
     def of(cls, alleles: NDArray[np.uint8], observed: NDArray[np.bool_]) -> "Reference":
         """Of alleles uint8 [n, L] with ``observed`` bool [L]: the whole context is the core."""
-        columns = np.flatnonzero(observed)
-        return cls.of_core(alleles, 0, columns, np.ascontiguousarray(alleles[:, columns].T))
+        columns, by_site = np.flatnonzero(observed), alleles.T.copy()
+        return cls.of_core([by_site], 0, columns, by_site[columns])
 
     @classmethod
     def of_core(
         cls,
-        alleles: NDArray[np.uint8],
+        pieces: Iterable[NDArray[np.uint8]],
         core: int,
         observed: NDArray[np.int64],
         at_observed: NDArray[np.uint8],
         judges: NDArray[np.bool_] | None = None,
     ) -> "Reference":
-        """Of the core's alleles uint8 [n, L] and the context's observed ones; see the fields.
+        """Of the core's alleles uint8 [L, n] and the context's observed ones; see the fields.
 
-        ``judges`` bool [n] says whose alleles decide which one is minor; all if None. Queries that
-        are themselves in the panel must not: at a frequency of one half that would tell on them.
+        ``pieces`` are the core's alleles, one run of sites after the other, so that no more than
+        one need be in memory; they are changed in place. ``judges`` bool [n] says whose alleles
+        decide which one is minor; all if None. Queries that are themselves in the panel must not:
+        at a frequency of one half that would tell on them.
         """
-        n, sites = alleles.shape
-        counts = alleles.sum(axis=0, dtype=np.int64)
-        if judges is None:
-            minor_is_alt = counts * 2 <= n
-        else:
-            own = alleles[~judges].sum(axis=0, dtype=np.int64)
-            minor_is_alt = (counts - own) * 2 <= judges.sum()
-        count = np.where(minor_is_alt, counts, n - counts)
-        inside = observed[(observed >= core) & (observed < core + sites)] - core
-        edges = np.concatenate([[0], inside, [sites]])
+        n = at_observed.shape[1]
+        others = np.flatnonzero(~judges) if judges is not None else np.empty(0, dtype=np.int64)
+        minor, counts, lists = [], [], []
+        for alleles in pieces:
+            minor.append(np.empty(len(alleles), dtype=bool))
+            counts.append(np.empty(len(alleles), dtype=np.int64))
+            to_minor(alleles, others, n - len(others), minor[-1], counts[-1])
+            lists.append(np.empty(counts[-1].sum(), dtype=np.int32))
+            list_carriers(alleles, lists[-1])
+        minor_is_alt, count = np.concatenate(minor), np.concatenate(counts)
+        carriers = np.concatenate(lists)
+        lists.clear()
+        inside = observed[(observed >= core) & (observed < core + len(count))] - core
+        edges = np.concatenate([[0], inside, [len(count)]])
         first = np.empty((len(edges) - 1, n + 1), dtype=np.int32)
         # The kernels look at one entry of every state, also where there is none.
-        carried = np.zeros(int(count.sum()) + 1, dtype=np.int32)
-        by_site = np.ascontiguousarray(alleles.T)
-        kernels.list_carried(by_site, minor_is_alt, edges, first, carried)
-        return cls(observed, at_observed, core, carried, first, edges, count, minor_is_alt)
+        sites = np.zeros(len(carriers) + 1, dtype=np.int32)
+        list_sites(carriers, count, edges, first, sites)
+        return cls(observed, at_observed, core, sites, first, edges, count, minor_is_alt)
 
     @property
     def n_haplotypes(self) -> int:

@@ -1,4 +1,7 @@
-"""VCF and BCF, in and out. Only this package knows cyvcf2."""
+"""VCF and BCF, in and out. Only this package knows cyvcf2.
+
+:mod:`snvrag.vcf.writer` is imported where it is needed: numba takes a while to start.
+"""
 
 from snvrag.vcf.dosages import DosageReader, DosageRecord
 from snvrag.vcf.files import check_complete
@@ -10,7 +13,6 @@ from snvrag.vcf.genotypes import (
     SkippedRecord,
 )
 from snvrag.vcf.site_list import read_sites
-from snvrag.vcf.writer import ImputedBlock, ImputedWriter
 
 __all__ = [
     "NO_SECOND_HAPLOTYPE",
@@ -18,8 +20,6 @@ __all__ = [
     "DosageRecord",
     "GenotypeBlock",
     "GenotypeReader",
-    "ImputedBlock",
-    "ImputedWriter",
     "SampleSelection",
     "SkippedRecord",
     "check_complete",

@@ -126,6 +126,8 @@ class GenotypeReader:
 
     source: Path
     samples: list[str]
+    file_samples: list[str]
+    """All samples of the file, in its order."""
     regions: list[Region]
     include_indels: bool = False
     drop_incomplete: bool = False
@@ -173,6 +175,7 @@ class GenotypeReader:
         reader = cls(
             source=source,
             samples=chosen,
+            file_samples=available,
             regions=_checked_regions(probe, source, regions or []),
             include_indels=include_indels,
             drop_incomplete=drop_incomplete,

@@ -35,11 +35,14 @@ def compiled(parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[
 def _drop_stale(folder: Path) -> None:
     """Remove from a cache of numba's what was compiled from other sources than those here.
 
-    Numba compares a function with its own file only, and not with those it calls into.
+    Numba compares a function with its own file only, and not with those it calls into. All modules
+    with compiled functions count: those that import this one.
     """
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        source = path.read_bytes()
+        if b"snvrag.compiling" in source:
+            digest.update(source)
     stamp = folder / "snvrag-sources.sha256"
     with contextlib.suppress(OSError):
         if stamp.exists() and stamp.read_text() == digest.hexdigest():
