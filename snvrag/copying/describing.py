@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from snvrag.copying.compiling import compiled as _compiled
+from snvrag.compiling import compiled as _compiled
 
 N_FEATURES = 27  # columns of the evidence; snvrag/evidence.py names them
 N_LOGITS = 5  # the first of them: one logit per setting of the bank

@@ -9,7 +9,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from snvrag.copying.compiling import compiled as _compiled
+from snvrag.compiling import compiled as _compiled
 from snvrag.copying.describing import (
     N_LOGITS,
     REACH_CM,

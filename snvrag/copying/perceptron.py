@@ -5,7 +5,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from snvrag.copying.compiling import compiled as _compiled
+from snvrag.compiling import compiled as _compiled
 
 _ROWS = 128
 _AT_ONCE = 4

@@ -1,14 +1,9 @@
 """VCF and BCF, in and out. Only this package knows cyvcf2."""
 
+from snvrag.vcf.blocks import NO_SECOND_HAPLOTYPE, GenotypeBlock, SiteCounts, SkippedRecord
 from snvrag.vcf.dosages import DosageReader, DosageRecord
 from snvrag.vcf.files import check_complete
-from snvrag.vcf.genotypes import (
-    NO_SECOND_HAPLOTYPE,
-    GenotypeBlock,
-    GenotypeReader,
-    SampleSelection,
-    SkippedRecord,
-)
+from snvrag.vcf.genotypes import GenotypeReader, SampleSelection
 from snvrag.vcf.site_list import read_sites
 from snvrag.vcf.writer import ImputedBlock, ImputedWriter
 
@@ -21,6 +16,7 @@ __all__ = [
     "ImputedBlock",
     "ImputedWriter",
     "SampleSelection",
+    "SiteCounts",
     "SkippedRecord",
     "check_complete",
     "read_sites",
