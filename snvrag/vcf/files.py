@@ -95,6 +95,11 @@ def contigs_of(vcf: Any) -> list[str]:
         return []
 
 
+def header_contigs(vcf: Any) -> list[str]:
+    """Contig names of the header alone."""
+    return [str(line["ID"]) for line in vcf.header_iter() if line["HeaderType"] == "CONTIG"]
+
+
 def contig_lengths(vcf: Any) -> dict[str, int]:
     """Contig lengths of the header, by name without ``chr``; empty where it gives none."""
     try:

@@ -4,6 +4,7 @@ Everything that htslib only warns about, or says in its own words on stderr, bec
 here: a truncated file, an unknown sample, a region of a contig that is not there.
 """
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,11 +33,12 @@ from snvrag.vcf.files import (
     contig_lengths,
     contigs_of,
     formats,
+    header_contigs,
     how_to_check,
     index_of,
     open_vcf,
 )
-from snvrag.vcf.text import DoubtError, TextSettings, text_bytes
+from snvrag.vcf.text import DoubtError, TextSettings, other_contigs, text_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +123,8 @@ class GenotypeReader:
     _vcf: Any = None
     _haploid: NDArray[np.bool_] | None = None
     _text: TextSettings | None = None
+    _n_columns: int = 0
+    """Samples in the file."""
 
     @classmethod
     def open(
@@ -163,6 +167,7 @@ class GenotypeReader:
             is_target=is_target,
         )
         reader.contig_lengths = contig_lengths(probe)
+        reader._n_columns = len(available)
         if _is_large_text(source) and not (reader.regions and index_of(source)):
             number = {name: i for i, name in enumerate(chosen)}
             reader._text = TextSettings(
@@ -227,17 +232,9 @@ class GenotypeReader:
         """One block each, or none where all of its records are dropped."""
         batch: list[Any] = []
         arrays: list[NDArray[np.int16]] = []
-        for record in self._wanted():
-            batch.append(
-                (
-                    record.CHROM,
-                    record.POS,
-                    record.ID or ".",
-                    record.REF,
-                    record.ALT[0],
-                    record.INFO.get("AF") if self.want_info_af else None,
-                )
-            )
+        for record, (chrom, position, name, ref, alts) in self._wanted():
+            af = record.INFO.get("AF") if self.want_info_af else None
+            batch.append((chrom, position, name or ".", ref, alts[0], af))
             arrays.append(self._genotype_array(record))
             if len(batch) == block_sites:
                 yield self._block(batch, arrays)
@@ -245,21 +242,27 @@ class GenotypeReader:
         if batch:
             yield self._block(batch, arrays)
 
-    def _wanted(self) -> Iterator[Any]:
+    def _wanted(self) -> Iterator[tuple[Any, tuple[str, int, str | None, str, list[str]]]]:
+        """Records to keep, and CHROM, POS, ID, REF and ALT of each."""
         judge = self._filter()
         for record in self._records():
+            try:
+                fields = record.CHROM, record.POS, record.ID, record.REF, record.ALT
+            except UnicodeDecodeError as error:
+                raise self._damaged() from error
             self.records += 1
-            self._place = f"{record.CHROM}:{record.POS}"
-            if judge.keeps(record.CHROM, record.POS, record.REF, record.ALT):
-                yield record
+            chrom, position, _, ref, alts = fields
+            self._place = f"{chrom}:{position}"
+            if judge.keeps(chrom, position, ref, alts):
+                yield record, fields
 
     def _records(self) -> Iterator[Any]:
         try:
             if not self.regions:
-                yield from self._vcf
+                yield from self._in_file()
             elif index_of(self.source) is None:
                 logger.info("%s: no index, reading all of it for the regions", self.source)
-                for record in self._vcf:
+                for record in self._in_file():
                     if self._in_regions(record.CHROM, record.POS):
                         yield record
             else:
@@ -270,10 +273,24 @@ class GenotypeReader:
         except InputError:
             raise
         except Exception as error:  # cyvcf2 raises bare Exception for what htslib rejects
-            raise InputError(
-                f"{self.source}: damaged after record {self.records} ({self._place})",
-                how_to_check(self.source),
-            ) from error
+            raise self._damaged() from error
+
+    def _in_file(self) -> Iterator[Any]:
+        """All records of the file."""
+        # Of a line that is damaged and whose contig the header does not name, cyvcf2 gives a record
+        # that is read in part and can end the process when it is looked at.
+        names, n_sound = other_contigs(self.source, self._n_columns, header_contigs(self._vcf))
+        for name in names:
+            self._vcf.add_to_header(f"##contig=<ID={name}>")
+        yield from itertools.islice(self._vcf, n_sound)
+        if n_sound is not None:
+            raise self._damaged()
+
+    def _damaged(self) -> InputError:
+        return InputError(
+            f"{self.source}: damaged after record {self.records} ({self._place})",
+            how_to_check(self.source),
+        )
 
     def _in_regions(self, chrom: str, position: int) -> bool:
         return any(r.contains(chrom, position) for r in self.regions)
