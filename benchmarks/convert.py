@@ -25,7 +25,7 @@ from pathlib import Path
 
 DEFAULT = Path(__file__).resolve().parents[2] / "shared/data/chr20/dev/panel.vcf.gz"
 ALLEL = "import allel, sys; allel.vcf_to_hdf5(sys.argv[1], sys.argv[2], overwrite=True)"
-_SAMPLE_SECONDS = 0.02
+_SAMPLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)

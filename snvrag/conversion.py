@@ -212,7 +212,7 @@ class _Frequencies:
                 raise self._wrong_size("more")
             return rows
         per_group = [
-            counts if members is None else SiteCounts.of(block.genotypes[:, members])
+            counts if members is None else SiteCounts.of(block.genotypes.take(members, axis=1))
             for members in self.groups.values()
         ]
         rows = np.stack([group.frequencies() for group in per_group], axis=1)

@@ -21,6 +21,10 @@ _SKIP_SYMBOLIC = "symbolic or star allele"
 _SKIP_INDEL = "indel (see --include-indels)"
 _SKIP_DUPLICATE = "duplicate of an earlier record"
 
+# Pairs of alleles 0 and 1 as numbers of two bytes; the first two are each other's on big-endian
+# machines.
+_FIRST_ALT, _SECOND_ALT, _BOTH_ALT = 0x0001, 0x0100, 0x0101
+
 
 @dataclass(frozen=True, slots=True)
 class SiteCounts:
@@ -40,14 +44,20 @@ class SiteCounts:
     @classmethod
     def of(cls, genotypes: NDArray[np.int8]) -> "SiteCounts":
         """Count int8 [n, samples, 2]."""
-        # Two passes over one allele each: reductions over an axis of length 2 are 10 times slower.
-        first, second = (np.ascontiguousarray(genotypes[:, :, i]) for i in range(2))
-        alt_1, alt_2, called_1, called_2 = first == 1, second == 1, first >= 0, second >= 0
-        called = called_1 | called_2
+        # As one number for both alleles: passes over these are several times as fast.
+        pairs = np.ascontiguousarray(genotypes).view(np.uint16)[:, :, 0]
 
         def count(what: NDArray[np.bool_]) -> NDArray[np.int64]:
             return np.asarray(np.count_nonzero(what, axis=1), dtype=np.int64)
 
+        ref, hom = count(pairs == 0), count(pairs == _BOTH_ALT)
+        het = count(pairs == _FIRST_ALT) + count(pairs == _SECOND_ALT)
+        people = np.full_like(ref, genotypes.shape[1])
+        if (ref + het + hom == people).all():
+            return cls(ac=het + 2 * hom, an=2 * people, ref=ref, het=het, people=people)
+        first, second = (np.ascontiguousarray(genotypes[:, :, i]) for i in range(2))
+        alt_1, alt_2, called_1, called_2 = first == 1, second == 1, first >= 0, second >= 0
+        called = called_1 | called_2
         return cls(
             ac=count(alt_1) + count(alt_2),
             an=count(called_1) + count(called_2),
