@@ -93,6 +93,7 @@ def convert(
     began = time.perf_counter()
     check_output_file(output, force=force)
     with _pool(threads) as pool:
+        hashing = pool.submit(sha256_file, source) if pool else None
         reader = GenotypeReader.open(
             source,
             regions=regions,
@@ -110,7 +111,8 @@ def convert(
                 writer = PanelWriter(temporary, reader.samples, list(groups), pool)
                 try:
                     totals = _stream(reader, writer, source_of_af, progress)
-                    origin = provenance(inputs={str(source): sha256_file(source)})
+                    sha256 = hashing.result() if hashing else sha256_file(source)
+                    origin = provenance(inputs={str(source): sha256})
                     digest = writer.finish(origin)
                 finally:
                     writer.close()

@@ -37,7 +37,7 @@ def _table() -> NDArray[np.uint8]:
         _KEY: _LETTERS + ".",
         _NUMBER: "0123456789.eE+-",
         _FILTER: _LETTERS + ".-",
-        _VALUE: printable.replace(";", ""),
+        _VALUE: printable.replace(";", "") + " " + "".join(chr(i) for i in range(128, 256)),
         _BASE: "ACGTNacgtn",
         _CELL: printable.replace(":", ""),
     }

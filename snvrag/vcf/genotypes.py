@@ -213,7 +213,7 @@ class GenotypeReader:
                         yield block
                 self.records = text.records
                 return
-            except (DoubtError, InputError):
+            except (DoubtError, InputError, OSError):
                 # Read again from the start, for htslib's record numbers, counts and errors.
                 logger.info("%s: from block %d on, read by htslib", self.source, done + 1)
                 self.records = 0

@@ -212,7 +212,7 @@ def other_contigs(
                     return [name.decode() for name in names], records + before
                 names[found[1]] = None
             records += text.count(b"\n", begin, end)
-    except DoubtError:
+    except (DoubtError, OSError):
         # htslib can read no further either, and tells so.
         pass
     return [name.decode() for name in names], None
