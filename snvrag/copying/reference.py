@@ -57,12 +57,16 @@ class Reference:
     """uint8 [J, n]: alleles at observed sites."""
     core: int
     """The context's column at which the core begins."""
-    carried: NDArray[np.uint8]
-    """uint8 [L, n]: 1 where a haplotype carries the core site's minor allele."""
-    carriers: NDArray[np.int32]
-    """int32: haplotypes that carry the minor allele, core site after core site."""
+    sites: NDArray[np.int32]
+    """int32: core sites at which a haplotype carries the minor allele, increasing; first of the
+    first segment's first haplotype, then of its second, …"""
     first: NDArray[np.int64]
-    """int64 [L + 1]: where each core site's carriers begin."""
+    """int64 [segments, n + 1]: where each haplotype's sites of a segment begin and end."""
+    edges: NDArray[np.int64]
+    """int64 [segments + 1]: core sites at which segments begin, each but the first at an observed
+    one, and L."""
+    count: NDArray[np.int64]
+    """int64 [L]: carriers of the minor allele."""
     minor_is_alt: NDArray[np.bool_]
     """bool [L]."""
 
@@ -93,16 +97,38 @@ class Reference:
         else:
             own = alleles[~judges].sum(axis=0, dtype=np.int64)
             minor_is_alt = (counts - own) * 2 <= judges.sum()
-        carried = np.ascontiguousarray((alleles == minor_is_alt).T).view(np.uint8)
-        first = np.zeros(sites + 1, dtype=np.int64)
-        np.cumsum(np.where(minor_is_alt, counts, n - counts), out=first[1:])
-        carriers = (np.flatnonzero(carried) % n).astype(np.int32)
-        return cls(observed, at_observed, core, carried, carriers, first, minor_is_alt)
+        count = np.where(minor_is_alt, counts, n - counts)
+        inside = observed[(observed >= core) & (observed < core + sites)] - core
+        edges = np.concatenate([[0], inside, [sites]])
+        first = np.empty((len(edges) - 1, n + 1), dtype=np.int32)
+        # The kernels look at one entry of every state, also where there is none.
+        carried = np.zeros(int(count.sum()) + 1, dtype=np.int32)
+        by_site = np.ascontiguousarray(alleles.T)
+        kernels.list_carried(by_site, minor_is_alt, edges, first, carried)
+        return cls(observed, at_observed, core, carried, first, edges, count, minor_is_alt)
 
     @property
     def n_haplotypes(self) -> int:
         """n."""
-        return int(self.carried.shape[1])
+        return int(self.at_observed.shape[1])
+
+    def switches(self, g: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """R from the observed site before each core site, and to the one after it.
+
+        Args:
+            g: float64 [settings, sites], genetic coordinates of the context.
+
+        Returns:
+            float32 [settings, L] each; 1 beyond the outermost observed sites.
+        """
+        here = np.arange(self.core, self.core + len(self.count))
+        at = np.searchsorted(self.observed, here)
+        left, right = np.ones((2, len(g), len(here)))
+        some, at_left = at > 0, at[at > 0] - 1
+        left[:, some] = -np.expm1(g[:, self.observed[at_left]] - g[:, here[some]])
+        some = at < len(self.observed)
+        right[:, some] = -np.expm1(g[:, here[some]] - g[:, self.observed[at[some]]])
+        return left.astype(np.float32), right.astype(np.float32)
 
 
 def copying_probability(
@@ -153,7 +179,8 @@ def copying_evidence(
     Arguments are those of :func:`copying_probability`; ``bank`` has :data:`N_LOGITS` pairs.
 
     Returns:
-        float32 [T, L, N_FEATURES]; zero where the target has a call.
+        float32 [T, L, N_FEATURES]; zero where the target has a call. Where all logits are beyond
+        :data:`SURE_LOGIT` to one side, only they and the minor-allele count are filled in.
     """
     n_targets, n_sites = len(targets), len(reference.minor_is_alt)
     features = np.zeros((n_targets, n_sites, N_FEATURES), dtype=np.float32)
@@ -180,19 +207,22 @@ def _run(
     features: NDArray[np.float32],
 ) -> None:
     n = reference.n_haplotypes
+    g = np.stack([genetic_coordinate(cm, bp, rate, n) for rate, _ in bank])
     if exclude is None:
         exclude = np.full((len(targets), 1), -1, dtype=np.int64)
     kernels.impute_targets(
         reference.observed,
         reference.at_observed,
         reference.core,
-        reference.carried,
-        reference.carriers,
+        reference.sites,
         reference.first,
+        reference.edges,
+        reference.count,
         np.ascontiguousarray(exclude),
         np.ascontiguousarray(targets),
-        np.stack([genetic_coordinate(cm, bp, rate, n) for rate, _ in bank]),
+        g,
         np.array([error / (1.0 - error) for _, error in bank], dtype=np.float32),
+        *reference.switches(g),
         np.ascontiguousarray(cm, dtype=np.float64),
         probability,
         features,
