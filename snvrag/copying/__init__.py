@@ -10,6 +10,7 @@ from snvrag.copying.reference import (
     copying_evidence,
     copying_probability,
     genetic_coordinate,
+    mismatch_probability,
     set_threads,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "copying_evidence",
     "copying_probability",
     "genetic_coordinate",
+    "mismatch_probability",
     "refine_rows",
     "set_threads",
 ]

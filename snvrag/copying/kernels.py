@@ -66,11 +66,16 @@ def _backward_row(
 @_compiled()
 def _leave_out(row: Any, mass: Any, excluded: Any) -> Any:
     """Nothing is left of the haplotypes that the target must not see; returns the row's sum."""
+    left = mass
     for e in excluded:
         if e >= 0:
-            mass -= row[e]
+            left -= row[e]
             row[e] = np.float32(0.0)
-    return mass
+    if left < np.float32(0.5) * mass:  # a small difference of large numbers
+        left = np.float32(0.0)
+        for k in range(len(row)):
+            left += row[k]
+    return left
 
 
 @_compiled()

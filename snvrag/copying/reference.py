@@ -27,8 +27,8 @@ from snvrag.copying.carriers import list_carriers, list_sites, to_minor
 from snvrag.copying.describing import N_FEATURES
 
 Bank = tuple[tuple[float, float], ...]
-"""Settings of the copying model: pairs of switch rate c per cM at 480 haplotypes and mismatch
-probability ε."""
+"""Settings of the copying model: pairs of switch rate c per cM and mismatch probability ε, both as
+they are with 480 haplotypes."""
 # As :mod:`snvrag.bank` chose them by leave-one-out on 240 Europeans; the best single one is first.
 DEFAULT_BANK: Bank = ((8.0, 0.01), (4.0, 0.0003), (2.0, 0.03))
 EVIDENCE_BANK: Bank = (*DEFAULT_BANK, (16.0, 0.0003), (1.0, 0.03))
@@ -40,9 +40,20 @@ _PER_SITE = 1e-6
 def genetic_coordinate(
     cm: NDArray[np.float64], bp: NDArray[np.int64], rate: float, n_haplotypes: int
 ) -> NDArray[np.float64]:
-    """g_l = c·cM_l·480/n + 3·10⁻⁶·bp_l + 10⁻⁶·l: float64 [sites], strictly increasing."""
-    per_cm = rate * _REFERENCE_HAPLOTYPES / n_haplotypes
-    return np.asarray(per_cm * cm + _PER_BP * (bp - bp[:1]) + _PER_SITE * np.arange(len(cm)))
+    """g_l = (c·cM_l + 3·10⁻⁶·bp_l)·√(480/n) + 10⁻⁶·l: float64 [sites], strictly increasing.
+
+    In a larger panel the nearest haplotype is shared for longer. 480/n, which follows from the
+    coalescent, is too much of a good thing: with 5,008 haplotypes it costs accuracy at rare sites.
+    """
+    scale = (_REFERENCE_HAPLOTYPES / n_haplotypes) ** 0.5
+    return np.asarray(
+        scale * (rate * cm + _PER_BP * (bp - bp[:1])) + _PER_SITE * np.arange(len(cm))
+    )
+
+
+def mismatch_probability(error: float, n_haplotypes: int) -> float:
+    """ε·480/n, or ε in smaller panels: the nearer a copy is, the fewer mutations lie between."""
+    return error * min(1.0, _REFERENCE_HAPLOTYPES / n_haplotypes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +226,7 @@ def _run(
 ) -> None:
     n = reference.n_haplotypes
     g = np.stack([genetic_coordinate(cm, bp, rate, n) for rate, _ in bank])
+    errors = np.array([mismatch_probability(error, n) for _, error in bank])
     if exclude is None:
         exclude = np.full((len(targets), 1), -1, dtype=np.int64)
     kernels.impute_targets(
@@ -228,7 +240,7 @@ def _run(
         np.ascontiguousarray(exclude),
         np.ascontiguousarray(targets),
         g,
-        np.array([error / (1.0 - error) for _, error in bank], dtype=np.float32),
+        (errors / (1.0 - errors)).astype(np.float32),
         *reference.switches(g),
         np.ascontiguousarray(cm, dtype=np.float64),
         probability,
