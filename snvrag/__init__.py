@@ -17,6 +17,7 @@ _EXPORTS = {
     "convert": "snvrag.conversion",
     "evaluate": "snvrag.evaluation",
     "impute": "snvrag.imputation",
+    "merge": "snvrag.merging",
     "train": "snvrag.training",
     "verify": "snvrag.verification",
 }

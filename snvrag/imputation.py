@@ -36,12 +36,11 @@ from snvrag.errors import UsageError
 from snvrag.genetic_map import GeneticMap
 from snvrag.impute_chunks import PartMaker
 from snvrag.impute_jobs import make_parts
+from snvrag.imputed_file import check_imputed_output, index_paths, new_imputed_file
 from snvrag.networks import ChosenNetwork
 from snvrag.panel import Panel
 from snvrag.provenance import (
     Progress,
-    atomic_file,
-    check_output_file,
     digest_json,
     sha256_file,
 )
@@ -156,7 +155,7 @@ def impute(
         WorkError: a process died, for example for lack of memory.
     """
     began = time.perf_counter()
-    _check_outputs(output, excluded, (target, panel, genetic_map), force)
+    check_imputed_output(output, excluded, (target, panel, genetic_map), force)
     own_threads = threads_per_job(threads, jobs)
     set_threads(threads)
     with contextlib.ExitStack() as stack:
@@ -244,36 +243,6 @@ def impute(
         )
 
 
-def _check_outputs(
-    output: Path, excluded: Path | None, inputs: Sequence[Path | None], force: bool
-) -> None:
-    if not output.name.endswith((".vcf.gz", ".bcf")):
-        raise UsageError(
-            f"--output {output}: the name must end in .vcf.gz or .bcf", f"try {output}.vcf.gz"
-        )
-    own = (output, *_index_paths(output))
-    if excluded is not None and excluded.resolve() in [path.resolve() for path in own]:
-        raise UsageError(
-            f"--excluded {excluded}: is the output or its index", "choose another name"
-        )
-    for option, written in (*(("--output", path) for path in own), ("--excluded", excluded)):
-        if written is None or not written.exists():
-            continue
-        # Even --force must not replace what is being read.
-        if any(path is not None and path.exists() and written.samefile(path) for path in inputs):
-            raise UsageError(f"{option} {written}: is one of the inputs", "choose another name")
-    for written in (*own, excluded):
-        if written is not None:
-            check_output_file(written, force=force)
-
-
-def _index_paths(output: Path) -> tuple[Path, Path]:
-    """The index that is written, and the one of the other kind, which htslib would prefer."""
-    kinds = (".csi", ".tbi") if output.name.endswith(".bcf") else (".tbi", ".csi")
-    first, second = (output.with_name(output.name + kind) for kind in kinds)
-    return first, second
-
-
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
@@ -337,35 +306,26 @@ def _write(
         f"##snvrag_panel={panel.path.name} digest {panel.digest}",
         *model_meta,
     ]
-    bcf = output.name.endswith(".bcf")
-    index, other = _index_paths(output)
-    made: Path | None = None
-    try:
-        with atomic_file(output) as temporary:
-            writer = ImputedWriter(
-                temporary, target.samples, target.ploidy, contigs, meta=meta, hds=hds, bcf=bcf
-            )
-            try:
-                total = sum(chunk.end - chunk.start for chunk in plan.chunks)
-                done = 0
-                for chunk in plan.chunks:
-                    stored = StoredChunk(folder, plan, chunk)
-                    for within, block in _blocks(panel, target, wanted, chunk, stored):
-                        writer.add(block)
-                        if progress:
-                            progress("writing", done + within, total)
-                    done += chunk.end - chunk.start
+
+    def make_writer(path: Path) -> ImputedWriter:
+        bcf = output.name.endswith(".bcf")
+        return ImputedWriter(
+            path, target.samples, target.ploidy, contigs, meta=meta, hds=hds, bcf=bcf
+        )
+
+    with new_imputed_file(output, make_writer) as writer:
+        total = sum(chunk.end - chunk.start for chunk in plan.chunks)
+        done = 0
+        for chunk in plan.chunks:
+            stored = StoredChunk(folder, plan, chunk)
+            for within, block in _blocks(panel, target, wanted, chunk, stored):
+                writer.add(block)
                 if progress:
-                    progress("writing", total, total)
-                made = writer.finish()
-            finally:
-                writer.abort()
-        made.replace(index)
-        other.unlink(missing_ok=True)
-    finally:
-        if made is not None:
-            made.unlink(missing_ok=True)
-    return index
+                    progress("writing", done + within, total)
+            done += chunk.end - chunk.start
+        if progress:
+            progress("writing", total, total)
+    return index_paths(output)[0]
 
 
 def _blocks(

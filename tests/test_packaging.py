@@ -24,6 +24,7 @@ def test_public_api():
         "convert",
         "evaluate",
         "impute",
+        "merge",
         "train",
         "verify",
         "__version__",

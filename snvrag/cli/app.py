@@ -16,6 +16,7 @@ from snvrag import __version__
 from snvrag.cli import commands
 from snvrag.cli.evaluate import evaluate
 from snvrag.cli.impute import impute
+from snvrag.cli.merge import merge
 from snvrag.cli.train import train
 from snvrag.errors import RankError, SnvragError
 
@@ -35,6 +36,7 @@ app.command("build-index")(commands.build_index)
 app.command("train")(train)
 app.command("verify")(commands.verify)
 app.command("impute")(impute)
+app.command("merge")(merge)
 app.command("evaluate")(evaluate)
 
 # Typer carries its own copy of click; its public classes lead to the base of all usage errors.

@@ -47,7 +47,8 @@ HDS_HEADER = (
 _INT8, _FLOAT, _CHAR = 1, 5, 7
 _LONG = 15
 _MISSING = 0x7F800001
-_END_OF_VECTOR = 0x7F800002
+END_OF_VECTOR = 0x7F800002
+"""Bits of the float that stands for a value that a shorter vector has not."""
 _DICTIONARY = ("PASS", "AF", "DR2", "CR2", "IMP", "GT", "DS", "GP", "HDS")
 """Numbers of the header's filters and fields, by their order there."""
 
@@ -260,21 +261,18 @@ class ImputedWriter:
         # Of an allele: its number plus 1, twice, plus 1 behind "|".
         second = np.where(diploid, 2 * carried[:, first + diploid] + 3, 0x81)
         values = (filled / 1000).astype("<f4")
-        values.view("<u4")[1::4, :, ~diploid] = _END_OF_VECTOR  # HDS and GP of a second haplotype
+        values.view("<u4")[1::4, :, ~diploid] = END_OF_VECTOR  # HDS and GP of a second haplotype
         fields = [
-            ("GT", _INT8, np.stack([2 * carried[:, first] + 2, second], axis=2).astype(np.uint8)),
-            ("DS", _FLOAT, values[2][:, :, None]),
-            ("GP", _FLOAT, np.moveaxis(values[3:], 0, 2)),
-            ("HDS", _FLOAT, np.moveaxis(values[:2], 0, 2)),
+            np.stack([2 * carried[:, first] + 2, second], axis=2).astype(np.uint8),
+            values[2][:, :, None],
+            np.moveaxis(values[3:], 0, 2),
+            np.moveaxis(values[:2], 0, 2),
         ]
         whole = [
             part
-            for name, kind, data in fields[: None if self._hds else -1]
+            for key, data in zip(FIELD_KEYS, fields[: None if self._hds else -1], strict=False)
             for part in (
-                np.broadcast_to(
-                    np.frombuffer(_key(name) + bytes([data.shape[2] << 4 | kind]), dtype=np.uint8),
-                    (n, 3),
-                ),
+                np.broadcast_to(np.frombuffer(key, dtype=np.uint8), (n, len(key))),
                 np.ascontiguousarray(data).view(np.uint8).reshape(n, -1),
             )
         ]
@@ -299,6 +297,16 @@ def _key(name: str) -> bytes:
 
 def _info(name: str, value: float) -> bytes:
     return _key(name) + bytes([1 << 4 | _FLOAT]) + struct.pack("<f", value)
+
+
+FIELD_KEYS = tuple(
+    _key(name) + bytes([length << 4 | kind])
+    for name, length, kind in (
+        *(("GT", 2, _INT8), ("DS", 1, _FLOAT)),
+        *(("GP", 3, _FLOAT), ("HDS", 2, _FLOAT)),
+    )
+)
+"""What comes before the values of each FORMAT field in BCF."""
 
 
 def _string(text: str) -> bytes:
