@@ -240,7 +240,7 @@ def test_regions_write_the_same_dosages_for_their_sites(case, tmp_path):
 
 @pytest.fixture
 def short_flanks(monkeypatch):
-    """Flanks of about two windows and data alone to count, so that a small case has several chunks."""
+    """Flanks of two to three windows and data alone to count: a small case has several chunks."""
     monkeypatch.setattr(chunks, "_FLANK_CM", 0.12)
     monkeypatch.setattr(chunks, "_cpus", lambda: 2)
     for name in ("_PROCESS_BYTES", "_SITE_BYTES", "_RECORD_BYTES"):
