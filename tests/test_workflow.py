@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,8 +43,8 @@ def example(tmp_path):
 
 def jobs_of(output):
     """How often each rule would run, by a dry run's table."""
-    lines = output.split("Job stats:")[-1].splitlines()
-    return {name: int(n) for name, n in (x.split() for x in lines[3:] if len(x.split()) == 2)}
+    table = output.split("Job stats:")[-1].split("Reasons:")[0]
+    return {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
 
 
 def records(path):
