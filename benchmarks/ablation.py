@@ -91,7 +91,7 @@ class Case:
             columns = np.flatnonzero(observed)
             at_observed = np.ascontiguousarray(self.alleles[:, first + columns].T)
             reference = Reference.of_core(
-                self.alleles[:, start:end], start - first, columns, at_observed
+                [self.alleles[:, start:end].T.copy()], start - first, columns, at_observed
             )
             out[:, start:end] = copying_probability(
                 reference,

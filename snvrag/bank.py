@@ -23,6 +23,7 @@ from snvrag.copying import EVIDENCE_BANK, N_FEATURES, N_LOGITS, Bank
 from snvrag.dataset import WindowBatches
 from snvrag.dosage import BIN_EDGES, frequency_bin, minor_allele_frequency
 from snvrag.errors import InputError
+from snvrag.evidence import is_sure
 
 RATES = (1.0, 2.0, 4.0, 8.0, 16.0)
 ERRORS = (0.0003, 0.003, 0.03)
@@ -80,7 +81,12 @@ def fit_copying(batches: WindowBatches) -> CopyingFit:
     low, high = np.full(N_FEATURES, np.inf), np.full(N_FEATURES, -np.inf)
     for case, truth in asked:
         seen = case.evidence(bank)[truth.scored]
+        seen = seen[~is_sure(seen)]
+        if not len(seen):
+            continue
         low, high = np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))
+    if np.isinf(low).any():  # the copying model is sure of everything
+        low, high = np.zeros(N_FEATURES), np.zeros(N_FEATURES)
     return CopyingFit(bank, low.tolist(), high.tolist(), losses, time.perf_counter() - began)
 
 

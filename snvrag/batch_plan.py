@@ -3,6 +3,7 @@
 The order follows from (seed, epoch), so a resumed run sees what an undisturbed one would have seen.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import overload
@@ -96,7 +97,21 @@ def plan_epoch(
 
 
 def plan_validation(
-    samples: NDArray[np.int64], windows: NDArray[np.int64], batch_size: int
+    samples: NDArray[np.int64],
+    windows: NDArray[np.int64],
+    batch_size: int,
+    seed: int = 0,
+    limit: int = 0,
 ) -> Plans:
-    """All validation batches, in panel order."""
+    """Validation batches, in panel order, the same ones in each epoch.
+
+    Of more than ``limit`` pairs of a sample and a window, about that many are drawn: some samples,
+    as many as windows if there are, in some windows. 0 is all of them.
+    """
+    if 0 < limit < len(samples) * len(windows):
+        generator = np.random.default_rng([seed, 4])
+        n_samples = min(len(samples), max(math.isqrt(limit), limit // len(windows)))
+        n_windows = min(len(windows), max(1, limit // n_samples))
+        samples = np.sort(generator.choice(samples, n_samples, replace=False))
+        windows = np.sort(generator.choice(windows, n_windows, replace=False))
     return Plans(samples, windows, batch_size)

@@ -25,6 +25,8 @@ _PROCESS_BYTES = 195 << 20
 # Names, alleles and look-ups of one panel site, and of one target record (measured).
 _SITE_BYTES = 400
 _RECORD_BYTES = 1200
+# Sites of the panel read at a time.
+PIECE_SITES = 512
 # Targets per call of the kernels: enough to keep all threads busy, few enough to show progress.
 BATCH_HAPLOTYPES = 64
 BATCH_BYTES = 64 << 20
@@ -32,9 +34,16 @@ BATCH_BYTES = 64 << 20
 # evidence, standardised too, and more.
 SITE_BYTES = 20
 REFINED_SITE_BYTES = 256
-# Rows of the passes that a thread holds, per panel haplotype: of 3 settings, or of 5 and the runs.
-_ROWS_BYTES = 800
-_REFINED_ROWS_BYTES = 2000
+# Of each carrier of a minor allele while the lists are turned from sites to haplotypes; of each
+# panel haplotype, sites as they are read and kept by HDF5.
+_CARRIER_BYTES = 8
+_READ_BYTES = 2 * PIECE_SITES
+# What a thread holds per panel haplotype: a block of rows of the passes over 3 settings, or over 5
+# and the runs, and what it says of each state; and per observed site at most, of the rows kept.
+_ROWS_BYTES = 1000
+_REFINED_ROWS_BYTES = 2200
+_KEPT_BYTES = 3
+_REFINED_KEPT_BYTES = 7
 # Positions of one panel site, all that a process beside the first one reads of it.
 _WORKER_SITE_BYTES = 40
 # With several processes, parts per process: with more, all would end at more nearly the same time,
@@ -151,15 +160,17 @@ class ChunkPlanner:
         if jobs > 1:
             # The calls are mapped from one file.
             held = _PROCESS_BYTES + panel.n_sites * _WORKER_SITE_BYTES + (network or 0)
-        # Observed alleles of the chromosome, twice while they are joined.
-        held += len(observed) * 2 * panel.n_haplotypes
-        # Of each thread: a block of rows, and per observed site where the states differ from the
-        # target and every 64th row of the passes.
+        # Observed alleles of the chromosome, and others while they are read.
+        held += (len(observed) + _READ_BYTES) * panel.n_haplotypes
         held += threads * (_REFINED_ROWS_BYTES if refined else _ROWS_BYTES) * panel.n_haplotypes
         self._held = held
-        self._per_observed = threads * 1.5 * panel.n_haplotypes
-        # Core alleles as read, by site and as lists of carriers, and the result.
-        self._per_core = 5 * panel.n_haplotypes + 2 * n_targets
+        kept = _REFINED_KEPT_BYTES if refined else _KEPT_BYTES
+        self._per_observed = threads * kept * panel.n_haplotypes
+        self._per_core = 2 * n_targets  # the result
+        # Where each haplotype's sites between two observed ones begin.
+        self._per_segment = 4 * (panel.n_haplotypes + 1)
+        minor = np.minimum(panel.ac, panel.an - panel.ac)
+        self._carriers = np.concatenate([[0], np.cumsum(minor, dtype=np.int64)])
         per_call = REFINED_SITE_BYTES if refined else SITE_BYTES
         self._per_batch = per_call * min(n_targets, BATCH_HAPLOTYPES)
 
@@ -250,7 +261,10 @@ class ChunkPlanner:
         inside = np.searchsorted(self._observed, flanks)
         batch = min(2 * BATCH_BYTES, self._per_batch * (end - start))
         n_bytes = self._held + batch + self._per_core * (end - start)
-        n_bytes += int(self._per_observed * (inside[1] - inside[0]))
+        n_bytes += _CARRIER_BYTES * int(self._carriers[end] - self._carriers[start])
+        within = np.searchsorted(self._observed, [start, end])
+        n_bytes += self._per_segment * int(within[1] - within[0] + 1)
+        n_bytes += self._per_observed * int(inside[1] - inside[0])
         chrom = str(self._windows.windows[first].chrom)
         return Chunk(number, chrom, start, end, *flanks, (first, last), n_bytes)
 

@@ -13,14 +13,19 @@ import numba
 logger = logging.getLogger(__name__)
 
 
-def compiled(parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def compiled(
+    parallel: bool = False, nogil: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile for the CPU; kept on disk for the next process, where that can be written to."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        make = functools.partial(numba.njit, parallel=parallel, fastmath=True, error_model="numpy")
+        make = functools.partial(
+            numba.njit, parallel=parallel, nogil=nogil, fastmath=True, error_model="numpy"
+        )
         try:
             found = make(cache=True)(function)
-            _drop_stale(Path(found._cache.cache_path))  # type: ignore[attr-defined]
+            sources = Path(function.__code__.co_filename).parent
+            _drop_stale(Path(found._cache.cache_path), sources)  # type: ignore[attr-defined]
         except RuntimeError as error:
             if "cannot cache" not in str(error):
                 raise
@@ -32,17 +37,14 @@ def compiled(parallel: bool = False) -> Callable[[Callable[..., Any]], Callable[
 
 
 @functools.cache
-def _drop_stale(folder: Path) -> None:
-    """Remove from a cache of numba's what was compiled from other sources than those here.
+def _drop_stale(folder: Path, sources: Path) -> None:
+    """Remove from a cache of numba's what was compiled from other sources than those there.
 
-    Numba compares a function with its own file only, and not with those it calls into. All modules
-    with compiled functions count: those that import this one.
+    Numba compares a function with its own file only, and not with those it calls into.
     """
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        source = path.read_bytes()
-        if b"snvrag.compiling" in source:
-            digest.update(source)
+    for path in [Path(__file__), *sorted(sources.glob("*.py"))]:
+        digest.update(path.read_bytes())
     stamp = folder / "snvrag-sources.sha256"
     with contextlib.suppress(OSError):
         if stamp.exists() and stamp.read_text() == digest.hexdigest():

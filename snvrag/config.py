@@ -230,6 +230,9 @@ class TrainConfig:
     validation_fraction: float = 0.1
     """Share of the panel's samples held out for validation."""
     validation_batch: int = 48
+    validation_items: int = 4_800
+    """Most pairs of a held-out sample and a window that are validated on, the same ones each epoch;
+    0 is all of them."""
     checkpoint_every: int = 0
     """Optimiser steps between checkpoints; 0 is every 20 seconds. Each epoch's end saves one."""
     seed: int = 42
@@ -241,6 +244,7 @@ class TrainConfig:
         for name in (
             "warmup_steps",
             "epoch_batches",
+            "validation_items",
             "flank_windows",
             "flank_observed",
             "evidence_observed",

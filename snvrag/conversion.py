@@ -1,7 +1,10 @@
 """``convert``: a phased VCF/BCF becomes the HDF5 reference panel, frequencies included."""
 
+import contextlib
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from snvrag.provenance import (
     sha256_file,
 )
 from snvrag.sites import Region
-from snvrag.vcf import GenotypeBlock, GenotypeReader, SampleSelection
+from snvrag.vcf import GenotypeBlock, GenotypeReader, SampleSelection, SiteCounts
 
 # A block of int16 genotypes, as the reader stacks them, stays below this.
 _BLOCK_BYTES = 24 * 2**20
@@ -57,6 +60,7 @@ def convert(
     include_indels: bool = False,
     drop_incomplete: bool = False,
     force: bool = False,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Convert a phased, complete VCF/VCF.gz/BCF to a panel file, streaming.
@@ -78,6 +82,7 @@ def convert(
         include_indels: keep biallelic indels.
         drop_incomplete: leave out records with missing or unphased genotypes instead of failing.
         force: replace ``output``.
+        threads: CPU threads, those this process may use if None; the file does not depend on it.
         progress: called as ``progress(task, done, total)``; total 0 is unknown.
 
     Raises:
@@ -87,28 +92,32 @@ def convert(
     """
     began = time.perf_counter()
     check_output_file(output, force=force)
-    reader = GenotypeReader.open(
-        source,
-        regions=regions,
-        samples=samples,
-        include_indels=include_indels,
-        drop_incomplete=drop_incomplete,
-        want_info_af=af_from_info,
-    )
-    try:
-        groups = _population_groups(populations, reader.samples)
-        table = _read_frequency_table(frequencies, len(groups)) if frequencies else None
-        source_of_af = _Frequencies(source, groups, table, frequencies, af_from_info)
-        with atomic_file(output) as temporary:
-            writer = PanelWriter(temporary, reader.samples, list(groups))
-            try:
-                totals = _stream(reader, writer, source_of_af, progress)
-                origin = provenance(inputs={str(source): sha256_file(source)})
-                digest = writer.finish(origin)
-            finally:
-                writer.close()
-    finally:
-        reader.close()
+    with _pool(threads) as pool:
+        hashing = pool.submit(sha256_file, source) if pool else None
+        reader = GenotypeReader.open(
+            source,
+            regions=regions,
+            samples=samples,
+            include_indels=include_indels,
+            drop_incomplete=drop_incomplete,
+            want_info_af=af_from_info,
+            pool=pool,
+        )
+        try:
+            groups = _population_groups(populations, reader.samples)
+            table = _read_frequency_table(frequencies, len(groups)) if frequencies else None
+            source_of_af = _Frequencies(source, groups, table, frequencies, af_from_info)
+            with atomic_file(output) as temporary:
+                writer = PanelWriter(temporary, reader.samples, list(groups), pool)
+                try:
+                    totals = _stream(reader, writer, source_of_af, progress)
+                    sha256 = hashing.result() if hashing else sha256_file(source)
+                    origin = provenance(inputs={str(source): sha256})
+                    digest = writer.finish(origin)
+                finally:
+                    writer.close()
+        finally:
+            reader.close()
     return ConvertReport(
         output=output,
         n_sites=totals.n_sites,
@@ -121,6 +130,22 @@ def convert(
         bytes=output.stat().st_size,
         digest=digest,
     )
+
+
+@contextlib.contextmanager
+def _pool(threads: int | None) -> Iterator[ThreadPoolExecutor | None]:
+    """Threads beside this one, which has the least to do; None to work in this one alone."""
+    if threads is None:
+        affinity = hasattr(os, "sched_getaffinity")
+        threads = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
+    if threads == 1:
+        yield None
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="snvrag-convert") as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @dataclass(slots=True)
@@ -140,7 +165,7 @@ def _stream(
     totals = _Totals()
     block_sites = block_size(len(reader.samples))
     for block in reader.blocks(block_sites):
-        counts = SiteCounts.of(block.genotypes)
+        counts = block.counts
         rows = frequencies.of_block(block, counts, totals.n_sites)
         strings = {"CHROM": block.chrom, "ID": block.id, "REF": block.ref, "ALT": block.alt}
         pair = np.stack([counts.ac, counts.an]).astype(np.int32)
@@ -167,48 +192,6 @@ def block_size(n_samples: int) -> int:
     return _BLOCK_SITES * max(1, min(_MAX_BLOCKS, _BLOCK_BYTES // bytes_per_chunk))
 
 
-@dataclass(frozen=True, slots=True)
-class SiteCounts:
-    """Counts per site, int64 [n] each; a haploid call counts as a REF or HOM person."""
-
-    ac: NDArray[np.int64]
-    """ALT alleles."""
-    an: NDArray[np.int64]
-    """Called haplotypes."""
-    ref: NDArray[np.int64]
-    """People without ALT."""
-    het: NDArray[np.int64]
-    """People with one allele of each kind."""
-    people: NDArray[np.int64]
-    """People with any call."""
-
-    @classmethod
-    def of(cls, genotypes: NDArray[np.int8]) -> "SiteCounts":
-        """Count int8 [n, samples, 2]."""
-        # Two passes over one allele each: reductions over an axis of length 2 are 10 times slower.
-        first, second = (np.ascontiguousarray(genotypes[:, :, i]) for i in range(2))
-        alt_1, alt_2, called_1, called_2 = first == 1, second == 1, first >= 0, second >= 0
-        called = called_1 | called_2
-
-        def count(what: NDArray[np.bool_]) -> NDArray[np.int64]:
-            return np.asarray(np.count_nonzero(what, axis=1), dtype=np.int64)
-
-        return cls(
-            ac=count(alt_1) + count(alt_2),
-            an=count(called_1) + count(called_2),
-            ref=count(called & ~(alt_1 | alt_2)),
-            het=count((alt_1 != alt_2) & called_1 & called_2),
-            people=count(called),
-        )
-
-    def frequencies(self) -> NDArray[np.float32]:
-        """REF, HET, HOM and AF: float32 [4, n]; 0 where nothing is called."""
-        people, haplotypes = np.maximum(self.people, 1), np.maximum(self.an, 1)
-        hom = self.people - self.ref - self.het
-        rows = [self.ref / people, self.het / people, hom / people, self.ac / haplotypes]
-        return np.stack(rows).astype(np.float32)
-
-
 class _Frequencies:
     """Frequency rows per block: computed, from a given table, or AF from INFO."""
 
@@ -231,7 +214,7 @@ class _Frequencies:
                 raise self._wrong_size("more")
             return rows
         per_group = [
-            counts if members is None else SiteCounts.of(block.genotypes[:, members])
+            counts if members is None else SiteCounts.of(block.genotypes.take(members, axis=1))
             for members in self.groups.values()
         ]
         rows = np.stack([group.frequencies() for group in per_group], axis=1)

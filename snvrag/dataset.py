@@ -305,7 +305,7 @@ class WindowBatches:
         calls = np.ascontiguousarray(own_alleles[:, rows].T).view(np.int8)
         at_observed = np.ascontiguousarray(alleles[:, self._kept])
         reference = Reference.of_core(
-            self.store.get(window.index).by_site(self._kept),
+            [self.store.get(window.index).by_site(self._kept)],
             window.start - low,
             observed - low,
             at_observed,

@@ -7,8 +7,9 @@ prediction.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
-from snvrag.copying import N_FEATURES, N_LOGITS
+from snvrag.copying import N_FEATURES, N_LOGITS, SURE_LOGIT
 
 FEATURE_LIMIT = 6.0
 _OF = ("the carriers", "the others")
@@ -47,5 +48,12 @@ NOBODY = -16.0
 
 SHIFT = np.array([shift for _, shift, _ in FEATURES], dtype=np.float32)
 SCALE = np.array([scale for _, _, scale in FEATURES], dtype=np.float32)
+
+
+def is_sure(features: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where the copying model is left alone: bool [...] of evidence [..., N_FEATURES]."""
+    logits = features[..., :N_LOGITS]
+    return np.asarray((logits.max(-1) < -SURE_LOGIT) | (logits.min(-1) > SURE_LOGIT))
+
 
 assert len(FEATURES) == N_FEATURES  # noqa: S101 - the two lists stand in two modules

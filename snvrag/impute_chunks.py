@@ -1,56 +1,25 @@
 """One part of an imputation at a time: a chunk of sites for some target haplotypes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snvrag.chromosome_alleles import ChromosomeAlleles
 from snvrag.chunks import Part, batch_size
 from snvrag.copying import Reference, copying_evidence, copying_probability
 from snvrag.errors import WorkError
 from snvrag.networks import ChosenNetwork, Refines
 from snvrag.panel import Panel
 from snvrag.target import TargetCalls
-from snvrag.vcf.writer import PROBABILITY_SCALE
+from snvrag.vcf.columns import round_probabilities
 from snvrag.workdir import write_part
 
 
-@dataclass(frozen=True, slots=True)
-class ChromosomeWork:
-    """What all chunks of a chromosome share."""
-
-    chrom: str
-    at_observed: NDArray[np.uint8]
-    """uint8 [J, n]: panel alleles at the chromosome's observed sites."""
-    observed: NDArray[np.int64]
-    """int64 [J]: their panel rows."""
-
-    @classmethod
-    def prepare(
-        cls, panel: Panel, target: TargetCalls, chrom: str, window_size: int
-    ) -> "ChromosomeWork":
-        """Read the observed alleles of the chromosome ``chrom``, a window at a time."""
-        start = 0
-        for name, n_sites in panel.chromosomes():
-            if name == chrom:
-                break
-            start += n_sites
-        end = start + n_sites
-        mask, _ = target.observed(start, end)
-        rows = start + np.flatnonzero(mask)
-        at_observed = np.empty((len(rows), panel.n_haplotypes), dtype=np.uint8)
-        for first in range(start, end, window_size):
-            last = min(first + window_size, end)
-            low, high = np.searchsorted(rows, [first, last])
-            at_observed[low:high] = panel.site_alleles(first, last)[rows[low:high] - first]
-        return cls(chrom, at_observed, rows)
-
-
 class PartMaker:
-    """Computes parts; reads a chromosome's observed alleles when it first meets it."""
+    """Computes parts; keeps what chunks of one chromosome share."""
 
     def __init__(
         self,
@@ -77,7 +46,7 @@ class PartMaker:
         self._exclude, self._network = exclude, network
         self._judges = judges
         self._refiner: Refines | None = None
-        self._work: ChromosomeWork | None = None
+        self._alleles: ChromosomeAlleles | None = None
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays that :meth:`of_arrays` makes another one of, by name."""
@@ -112,10 +81,11 @@ class PartMaker:
         chunk = part.chunk
         if self._network.refiner and self._refiner is None:
             self._refiner = self._network.refiner(self._target, self._exclude)
-        if self._work is None or self._work.chrom != chunk.chrom:
-            size = self._network.windows.window_size
-            self._work = ChromosomeWork.prepare(self._panel, self._target, chunk.chrom, size)
-        reference = self._reference(part)
+        if self._alleles is None or self._alleles.chrom != chunk.chrom:
+            self._alleles = ChromosomeAlleles(
+                self._panel, self._target.panel_rows, chunk.chrom, self._judges
+            )
+        reference = self._alleles.reference(chunk)
         _, calls = self._target.observed(chunk.first, chunk.last)
         result = np.empty((chunk.end - chunk.start, part.last - part.first), dtype=np.uint16)
         batch = batch_size(chunk.end - chunk.start, refined=self._refiner is not None)
@@ -123,29 +93,14 @@ class PartMaker:
             tell((first - part.first) / (part.last - part.first))
             some = slice(first, min(first + batch, part.last))
             found = self._probability(part, reference, calls[some], some, self._refiner)
-            if not np.isfinite(found).all():
+            rounded = result[:, first - part.first : some.stop - part.first]
+            if not round_probabilities(found, found.view(np.uint32), rounded):
                 raise WorkError(
                     f"{chunk.chrom}: a probability between panel sites {chunk.start:,} and "
                     f"{chunk.end:,} is not a number",
                     "impute without -m, or train again",
                 )
-            rounded = np.rint(found.T.clip(0, 1).astype(np.float64) * PROBABILITY_SCALE)
-            result[:, first - part.first : some.stop - part.first] = rounded
         write_part(path, result)
-
-    def _reference(self, part: Part) -> Reference:
-        assert self._work is not None  # noqa: S101 - for the type checker
-        chunk, work = part.chunk, self._work
-        low, high = np.searchsorted(work.observed, [chunk.first, chunk.last])
-        # Where most of the panel is the target, too few are left to say which allele is minor.
-        enough = 2 * self._judges.sum() >= len(self._judges)
-        return Reference.of_core(
-            self._panel.site_alleles(chunk.start, chunk.end),
-            chunk.start - chunk.first,
-            work.observed[low:high] - chunk.first,
-            work.at_observed[low:high],
-            self._judges if enough else None,
-        )
 
     def _probability(
         self,

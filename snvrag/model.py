@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snvrag.config import ModelConfig
-from snvrag.copying import N_FEATURES, N_LOGITS
+from snvrag.copying import N_FEATURES, N_LOGITS, SURE_LOGIT
 from snvrag.evidence import COUNT_FEATURE, FEATURE_LIMIT, NOBODY, SCALE, SHIFT
 from snvrag.tokens import MASK, N_TOKENS, PAD, REF, SOS
 
@@ -262,8 +262,17 @@ def prior_logit(features: Tensor) -> Tensor:
     return torch.logit(torch.sigmoid(features[..., :N_LOGITS]).mean(dim=-1))
 
 
+def is_sure(features: Tensor) -> Tensor:
+    """:func:`snvrag.evidence.is_sure` of a tensor."""
+    logits = features[..., :N_LOGITS]
+    return (logits.amax(dim=-1) < -SURE_LOGIT) | (logits.amin(dim=-1) > SURE_LOGIT)
+
+
 class CopyingHead(nn.Module):
-    """From a site's hidden vector and its evidence to the logit of the minor allele."""
+    """From a site's hidden vector and its evidence to the logit of the minor allele.
+
+    Where all settings of the copying model are sure and agree, theirs is the answer.
+    """
 
     low: Tensor
     high: Tensor
@@ -296,6 +305,7 @@ class CopyingHead(nn.Module):
         delta = (self.mix(hidden).float() * towards).sum(-1) + self.shift(hidden)[..., 0].float()
         if not self.training:
             delta = delta * self.trust(features)
+        delta = torch.where(is_sure(features), 0.0, delta)
         # Where nobody else carries the minor allele there is nothing to learn: nobody has it.
         return torch.where(features[..., COUNT_FEATURE] > 0, prior + delta, NOBODY)
 
@@ -373,8 +383,12 @@ class LightNetwork(Network):
 
     def refine(self, features: Tensor) -> Tensor:
         """Logit of the minor allele, float32 [...], of raw evidence [..., N_FEATURES]."""
-        refined: Tensor = self.head(self.body(standardise(features)), features)
-        return refined
+        # Most sites are sure ones, which no network is asked about.
+        asked = ~is_sure(features)
+        some = features[asked]
+        refined: Tensor = self.head(self.body(standardise(some)), some)
+        sure = torch.where(features[..., COUNT_FEATURE] > 0, prior_logit(features), NOBODY)
+        return sure.masked_scatter(asked, refined)
 
 
 class RagBert(Network):

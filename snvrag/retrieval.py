@@ -7,8 +7,8 @@ everything cancels but the token difference at observed sites:
 vectors and is the oracle that the first is tested against.
 
 Ties break by haplotype number, so results do not depend on threads. FAISS promises no order, but
-its exact binary search reads codes in ascending id and lets only a smaller distance in, so that
-of equal distances the smallest ids stay; ``tests/test_retrieval.py`` holds it to that.
+its exact binary search by counting reads codes in ascending id and keeps the first of equal
+distances; ``tests/test_retrieval.py`` holds it to that.
 """
 
 from collections.abc import Iterator, Sequence
@@ -274,6 +274,7 @@ class BinaryIndex:
     def _index(self) -> Any:
         if self._flat is None:
             self._flat = faiss.IndexBinaryFlat(8 * self.codes.shape[1])
+            self._flat.use_heap = False  # counting is faster for more than a few neighbours
             self._flat.add(self.codes)
         return self._flat
 

@@ -14,7 +14,7 @@ from snvrag.panel import Panel
 from snvrag.provenance import read_json
 
 RUN_FORMAT = "snvrag-run"
-RUN_VERSION = 3
+RUN_VERSION = 4
 CONFIG = "config.json"
 SHIPPED = Path("shipped")
 """Names the light network that comes with the package, for panels of any sites."""

@@ -389,8 +389,14 @@ class Trainer:
         """Score model, copying model, nearest haplotype and frequency on the held-out samples."""
         scores = {method: Score() for method in METHODS}
         self.model.eval()
-        judges = self.cohorts.validation
-        plans = plan_validation(judges.samples, judges.windows, self.config.train.validation_batch)
+        judges, train = self.cohorts.validation, self.config.train
+        plans = plan_validation(
+            judges.samples,
+            judges.windows,
+            train.validation_batch,
+            train.seed,
+            train.validation_items,
+        )
         # Batches of validation stand alone, so whole ones are dealt out.
         for item in plans[self.ranks.rank :: self.ranks.world_size]:
             for part in self.batches.batch(item, None).parts(4 * self.max_rows):

@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from snvrag.copying import (
     copying_probability,
     genetic_coordinate,
     kernels,
+    mismatch_probability,
 )
 
 
 def oracle(alleles, observed, targets, cm, bp, rate, error, kept=None):
     """Forward-backward over ALL sites, masked ones with emission 1: the textbook HMM, float64."""
     n, n_sites = alleles.shape
+    error = mismatch_probability(error, n)
     g = genetic_coordinate(cm, bp, rate, n)
     columns = np.flatnonzero(observed)
     result = np.empty((len(targets), n_sites))
@@ -85,7 +88,7 @@ def excluded(kept):
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 300, 2_051, 6_000])
-def test_carriers_of_the_minor_allele_are_listed_site_by_site(n):
+def test_sites_where_a_haplotype_carries_the_minor_allele_are_listed_by_segment(n):
     """Also where a row is no whole number of words, and of more than 255 of them."""
     generator = np.random.default_rng(n)
     frequency = generator.choice([0.0, 0.001, 0.5, 0.97, 1.0], 40)
@@ -95,12 +98,17 @@ def test_carriers_of_the_minor_allele_are_listed_site_by_site(n):
         deciding = alleles if some is None else alleles[some]
         minor_is_alt = 2 * deciding.sum(axis=0, dtype=int) <= len(deciding)
         carried = (alleles == minor_is_alt).T
-        by_site = alleles.T.copy()
-        found = Reference.of_core(by_site, 0, np.arange(0), by_site[:0], some)
+        by_site, observed = alleles.T.copy(), np.array([2, 9, 10, 33, 60])
+        at_observed = np.zeros((5, n), dtype=np.uint8)
+        pieces = [by_site[:1], by_site[1:30], by_site[30:]]
+        found = Reference.of_core(pieces, 8, observed, at_observed, some)
         np.testing.assert_array_equal(found.minor_is_alt, minor_is_alt)
-        np.testing.assert_array_equal(found.carried, carried)
-        np.testing.assert_array_equal(np.diff(found.first), carried.sum(axis=1))
-        np.testing.assert_array_equal(found.carriers, np.nonzero(carried)[1])
+        np.testing.assert_array_equal(found.count, carried.sum(axis=1))
+        np.testing.assert_array_equal(found.edges, [0, 1, 2, 25, 40])
+        for segment, (begin, end) in enumerate(pairwise(found.edges)):
+            for h in range(n):
+                own = found.sites[slice(*found.first[segment, h : h + 2])]
+                np.testing.assert_array_equal(own, begin + np.flatnonzero(carried[begin:end, h]))
 
 
 def test_a_subset_of_states_is_the_hmm_of_that_subset():
@@ -166,7 +174,7 @@ def test_a_core_gets_what_the_whole_context_gives_it():
     columns = np.flatnonzero(observed)
     at_observed = np.ascontiguousarray(alleles[:, columns].T)
     for start, end in ((0, 80), (0, 20), (30, 55), (79, 80)):
-        part = Reference.of_core(alleles.T[start:end].copy(), start, columns, at_observed)
+        part = Reference.of_core([alleles.T[start:end].copy()], start, columns, at_observed)
         found = copying_probability(part, calls, cm, bp)
         np.testing.assert_allclose(found, whole[:, start:end], atol=1e-6)
 
@@ -206,7 +214,7 @@ def test_a_target_in_a_large_panel_is_not_told_by_its_own_hidden_alleles():
         if flip:
             changed[np.ix_([0, 1], np.flatnonzero(~observed))] ^= 1
         at_observed = np.ascontiguousarray(changed[:, columns].T)
-        reference = Reference.of_core(changed.T.copy(), 0, columns, at_observed, judges)
+        reference = Reference.of_core([changed.T.copy()], 0, columns, at_observed, judges)
         found.append(copying_probability(reference, calls, cm, bp, exclude=own))
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
 

@@ -121,6 +121,21 @@ def test_validation_plan_covers_all():
     ]
 
 
+@pytest.mark.parametrize(
+    ("n_samples", "n_windows", "limit"), [(250, 294, 4_800), (5, 1_000, 50), (1_000, 2, 50)]
+)
+def test_validation_of_a_chromosome_is_a_fixed_draw(n_samples, n_windows, limit):
+    samples, windows = np.arange(7, 7 + n_samples), np.arange(n_windows)
+    draws = [plan_validation(samples, windows, size, 3, limit) for size in (48, 7, 48)]
+    pairs = [sorted((p.window, int(s)) for p in plans for s in p.samples) for plans in draws]
+    assert pairs[0] == pairs[1] == pairs[2]
+    assert len(set(pairs[0])) == len(pairs[0])
+    assert 0.8 * limit <= len(pairs[0]) <= limit
+    seen_windows, seen_samples = (len({pair[i] for pair in pairs[0]}) for i in range(2))
+    assert min(seen_windows, n_windows, limit**0.5 - 1) == min(n_windows, limit**0.5 - 1)
+    assert seen_samples >= min(n_samples, limit**0.5 - 1)
+
+
 def test_ranking_reaches_into_the_flanks_until_enough_sites_are_observed():
     observed = np.ones(30, dtype=bool)
     chosen = ranking_sites(observed, 10, 20, TrainConfig(flank_observed=2, min_observed=0))

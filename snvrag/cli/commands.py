@@ -111,6 +111,7 @@ def convert(
             include_indels=include_indels,
             drop_incomplete=drop_incomplete,
             force=common.force,
+            threads=common.threads,
             progress=progress,
         )
     if common.json:

@@ -245,6 +245,14 @@ def train(
     validation_batch: Annotated[
         int | None, typer.Option("--validation-batch", rich_help_panel=TRAINING)
     ] = None,
+    validation_items: Annotated[
+        int | None,
+        typer.Option(
+            "--validation-items",
+            help="Most pairs of sample and window to validate on; 0 is all.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     patience: Annotated[
         int | None,
         typer.Option(

@@ -1,6 +1,6 @@
 """The copying model of Li & Stephens: probabilities, and evidence for a network."""
 
-from snvrag.copying.describing import N_FEATURES, N_LOGITS, REACH_CM
+from snvrag.copying.describing import N_FEATURES, N_LOGITS, REACH_CM, SURE_LOGIT
 from snvrag.copying.perceptron import refine_rows
 from snvrag.copying.reference import (
     DEFAULT_BANK,
@@ -10,6 +10,7 @@ from snvrag.copying.reference import (
     copying_evidence,
     copying_probability,
     genetic_coordinate,
+    mismatch_probability,
     set_threads,
 )
 
@@ -19,11 +20,13 @@ __all__ = [
     "N_FEATURES",
     "N_LOGITS",
     "REACH_CM",
+    "SURE_LOGIT",
     "Bank",
     "Reference",
     "copying_evidence",
     "copying_probability",
     "genetic_coordinate",
+    "mismatch_probability",
     "refine_rows",
     "set_threads",
 ]

@@ -29,7 +29,7 @@ def _count(row: Any) -> Any:
 
 
 @_compiled()
-def to_minor(alleles: Any, others: Any, n_judges: Any, minor_is_alt: Any, first: Any) -> None:
+def to_minor(alleles: Any, others: Any, n_judges: Any, minor_is_alt: Any, counts: Any) -> None:
     """Turn ALT alleles into minor ones, in place.
 
     Args:
@@ -37,11 +37,9 @@ def to_minor(alleles: Any, others: Any, n_judges: Any, minor_is_alt: Any, first:
         others: int64, haplotypes whose alleles do not decide which one is minor.
         n_judges: how many do.
         minor_is_alt: bool [L], filled.
-        first: int64 [L + 1], filled: where each site's carriers of the minor allele begin in a
-            list of all sites'.
+        counts: int64 [L], filled: carriers of the minor allele.
     """
     n = alleles.shape[1]
-    first[0] = 0
     for site in range(len(alleles)):
         row = alleles[site]
         count = _count(row)
@@ -53,7 +51,7 @@ def to_minor(alleles: Any, others: Any, n_judges: Any, minor_is_alt: Any, first:
             for k in range(n):
                 row[k] ^= np.uint8(1)
             count = n - count
-        first[site + 1] = first[site] + count
+        counts[site] = count
 
 
 @_compiled()
@@ -74,3 +72,35 @@ def list_carriers(carried: Any, carriers: Any) -> None:
             if row[k]:
                 carriers[at] = k
                 at += 1
+
+
+@_compiled()
+def list_sites(carriers: Any, counts: Any, edges: Any, first: Any, sites: Any) -> None:
+    """Turn lists of each site's carriers into lists of each haplotype's sites, by segment.
+
+    Args:
+        carriers: int32, of all sites, as :func:`list_carriers` fills them.
+        counts: int64 [L], how many each site has.
+        edges: int64 [segments + 1], where segments begin.
+        first: int32 [segments, n + 1], filled: where each haplotype's sites begin and end.
+        sites: int32, filled: sites of the first segment's first haplotype, then of its second, …
+    """
+    n = first.shape[1] - 1
+    filled = np.empty(n, dtype=np.int32)
+    begin = 0
+    for segment in range(len(edges) - 1):
+        end = begin + counts[edges[segment] : edges[segment + 1]].sum()
+        filled[:] = 0
+        for h in carriers[begin:end]:
+            filled[h] += 1
+        first[segment, 0] = begin
+        for h in range(n):
+            first[segment, h + 1] = first[segment, h] + filled[h]
+            filled[h] = first[segment, h]
+        at = begin
+        for site in range(edges[segment], edges[segment + 1]):
+            for h in carriers[at : at + counts[site]]:
+                sites[filled[h]] = site
+                filled[h] += 1
+            at += counts[site]
+        begin = end

@@ -12,6 +12,7 @@ from snvrag.compiling import compiled as _compiled
 
 N_FEATURES = 27  # columns of the evidence; snvrag/evidence.py names them
 N_LOGITS = 5  # the first of them: one logit per setting of the bank
+SURE_LOGIT = 8.5  # where all settings say so much or more, nobody need ask further
 REACH_CM = 2.0  # runs are followed this far to either side
 _NEAR = 0.7
 _LEAST_CM = 1e-4
@@ -19,34 +20,31 @@ _LEAST_WEIGHT = 1e-6
 
 
 @_compiled()
-def describe_gap(
-    row: Any, backward: Any, lefts: Any, rights: Any, begin: Any, end: Any, described: Any
-) -> Any:
+def describe_states(
+    picked: Any, overlap: Any, total: Any, lefts: Any, rights: Any, begin: Any, end: Any,
+    described: Any,
+) -> Any:  # fmt: skip
     """What all sites between two observed ones share.
 
-    Fills ``described`` [4, n]: posterior weight, run, run with one mismatch per side allowed,
-    shorter side of the run; none is negative. Returns Σ w².
+    Fills ``described`` [4, ≥ m] of the m ``picked`` states: posterior weight, run, run with one
+    mismatch per side allowed, shorter side of the run; none is negative. ``overlap`` is A B of each
+    and ``total`` its sum over all states. Returns Σ w².
     """
-    n = len(row)
     weight, run, run2, side = described[0], described[1], described[2], described[3]
-    total = np.float32(0.0)
-    for k in range(n):
-        value = row[k] * backward[k]
-        weight[k] = value
-        total += value
     scale = np.float32(1.0) / total
     squares = np.float32(0.0)
     centre, nothing = np.float32(0.5 * (begin + end)), np.float32(0.0)
     low, high = centre - np.float32(REACH_CM), centre + np.float32(REACH_CM)
     left, left2, right, right2 = lefts[0], lefts[1], rights[0], rights[1]
-    for k in range(n):
-        value = weight[k] * scale
-        weight[k] = value
+    for i in range(len(picked)):
+        k = picked[i]
+        value = overlap[i] * scale
+        weight[i] = value
         squares += value * value
         a, b = max(left[k], low), min(right[k], high)
-        run[k] = max(b - a, nothing)
-        side[k] = max(min(centre - a, b - centre), nothing)
-        run2[k] = max(min(right2[k], high) - max(left2[k], low), nothing)
+        run[i] = max(b - a, nothing)
+        side[i] = max(min(centre - a, b - centre), nothing)
+        run2[i] = max(min(right2[k], high) - max(left2[k], low), nothing)
     return squares
 
 
@@ -56,8 +54,8 @@ def _log(value: Any, least: Any) -> Any:
 
 
 @_compiled()
-def describe_site(local: Any, described: Any, best: Any) -> None:
-    """Best values among the states with and without the minor allele.
+def describe_site(local: Any, n: Any, described: Any, best: Any) -> None:
+    """Best values among the first n states, those with and those without the minor allele.
 
     ``described`` is read as the int32 that its float32, never negative, are bit by bit: the order
     is the same, and whole numbers have a vector instruction for the maximum of a row.
@@ -65,7 +63,6 @@ def describe_site(local: Any, described: Any, best: Any) -> None:
     Fills ``best`` (int32): for carriers weight, run, run2, side, second run (0-4), for the others
     likewise (5-9), 0 where there is none.
     """
-    n = len(local)
     nothing = np.int32(0)
     for f in range(4):
         values = described[f]
@@ -92,8 +89,8 @@ def describe_site(local: Any, described: Any, best: Any) -> None:
 
 
 @_compiled()
-def count_runs(local: Any, run: Any, best: Any, counts: Any) -> None:
-    """How many states come near the best runs, which :func:`describe_site` found.
+def count_runs(local: Any, n: Any, run: Any, best: Any, counts: Any) -> None:
+    """How many of n states come near the best runs, which :func:`describe_site` found.
 
     Fills ``counts``: others with a run at least the carriers' best, carriers with one at least the
     others' best, carriers and others near the longest run.
@@ -102,7 +99,7 @@ def count_runs(local: Any, run: Any, best: Any, counts: Any) -> None:
     near = np.float32(_NEAR) * max(top_with, top)
     one, none = np.float32(1.0), np.float32(0.0)
     better, better_with, close, close_with = none, none, none, none
-    for k in range(len(local)):
+    for k in range(n):
         with_ = one if local[k] else none
         better += (one - with_) * np.float32(run[k] >= top_with)
         better_with += with_ * np.float32(run[k] >= top)
@@ -134,20 +131,3 @@ def write_features(
     out[24] = out[15] - out[19]
     out[25] = _log(counts[1], 1.0)
     out[26] = _log(counts[2], 1.0) - _log(counts[3], 1.0)
-
-
-@_compiled()
-def with_rare_carriers(
-    carriers: Any, place: Any, is_picked: Any, described: Any, best: Any
-) -> None:
-    """Let carriers that were not picked count among the best carriers too."""
-    for carrier in carriers:
-        k = place[carrier]
-        if k < 0 or is_picked[k]:
-            continue
-        best[0] = max(best[0], described[0, k])
-        best[2] = max(best[2], described[2, k])
-        best[3] = max(best[3], described[3, k])
-        run = described[1, k]
-        best[4] = max(best[4], min(run, best[1]))
-        best[1] = max(best[1], run)

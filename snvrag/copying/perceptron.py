@@ -6,8 +6,11 @@ import numba
 import numpy as np
 
 from snvrag.compiling import compiled as _compiled
+from snvrag.copying.describing import SURE_LOGIT
 
+# Rows that go through a layer together, and those among which they are found.
 _ROWS = 128
+_BLOCK_ROWS = 4096
 _AT_ONCE = 4
 
 
@@ -78,17 +81,21 @@ def _layer(  # noqa: PLR0912 - a kernel
 
 
 @_compiled()
-def _answer(evidence: Any, n_logits: Any, head: Any, row: Any, trust: Any) -> Any:
-    """Prior, moved towards single settings' logits and shifted: the logit of one row."""
+def _prior(evidence: Any, n_logits: Any) -> Any:
+    """The copying model's own logit."""
     mean = np.float32(0.0)
     for i in range(n_logits):
         mean += np.float32(1.0) / (np.float32(1.0) + np.exp(-evidence[i]))
     mean /= np.float32(n_logits)
-    prior = np.float32(np.log(mean / (np.float32(1.0) - mean)))
-    delta = head[n_logits, row]
-    for i in range(n_logits):
-        delta += head[i, row] * (evidence[i] - prior)
-    return prior + trust * delta
+    return np.float32(np.log(mean / (np.float32(1.0) - mean)))
+
+
+@_compiled()
+def _is_sure(evidence: Any, n_logits: Any) -> Any:
+    least, most = evidence[0], evidence[0]
+    for i in range(1, n_logits):
+        least, most = min(least, evidence[i]), max(most, evidence[i])
+    return most < -np.float32(SURE_LOGIT) or least > np.float32(SURE_LOGIT)
 
 
 @_compiled(parallel=True)
@@ -100,37 +107,46 @@ def refine_rows(
 
     ``weights`` and ``biases`` are tuples, one entry per hidden layer; ``head`` [n_logits + 1, D]
     makes the parts of each single logit and the shift. Where column ``count`` is 0 the answer is
-    ``nobody``.
+    ``nobody``; where the copying model is sure, the network is not asked.
     """
     n_rows, n_features = features.shape
     widest = n_features
     for weight in weights:
         widest = max(widest, len(weight))
-    for block in numba.prange((n_rows + _ROWS - 1) // _ROWS):
-        first = block * _ROWS
-        n = min(_ROWS, n_rows - first)
-        # Rows beyond the last stay zero: a fixed width makes the loops fast.
+    for block in numba.prange((n_rows + _BLOCK_ROWS - 1) // _BLOCK_ROWS):
+        begin, end = block * _BLOCK_ROWS, min(n_rows, (block + 1) * _BLOCK_ROWS)
+        asked = np.empty(_BLOCK_ROWS, dtype=np.int64)
+        n_asked = 0
+        for row in range(begin, end):
+            logits[row] = nobody
+            if features[row, count] > 0:
+                logits[row] = _prior(features[row], n_logits)
+                asked[n_asked] = row
+                n_asked += not _is_sure(features[row], n_logits)
+        # Rows beyond the last stay as they were: a fixed width makes the loops fast.
         one = np.zeros((widest, _ROWS), dtype=np.float32)
         other = np.zeros((widest, _ROWS), dtype=np.float32)
-        trust = np.zeros(_ROWS, dtype=np.float32)
-        for r in range(n):
-            worst = np.float32(0.0)
-            for f in range(n_features):
-                value = features[first + r, f]
-                outside = max(low[f] - value, value - high[f]) * scale[f]
-                worst = max(worst, outside)
-                one[f, r] = min(max((value - shift[f]) * scale[f], -limit), limit)
-            trust[r] = min(max(np.float32(2.0) - worst, np.float32(0.0)), np.float32(1.0))
-        wide = n_features
-        for i in range(len(weights)):
-            _layer(one[:wide], weights[i], biases[i], other, True)
-            wide = len(weights[i])
-            one, other = other, one
         last = np.empty((n_logits + 1, _ROWS), dtype=np.float32)
-        _layer(one[:wide], head, head_bias, last, False)
-        for r in range(n):
-            row = features[first + r]
-            if row[count] > 0:
-                logits[first + r] = _answer(row, n_logits, last, r, trust[r])
-            else:
-                logits[first + r] = nobody
+        trust = np.zeros(_ROWS, dtype=np.float32)
+        for first in range(0, n_asked, _ROWS):
+            some = asked[first : min(first + _ROWS, n_asked)]
+            for r in range(len(some)):
+                worst = np.float32(0.0)
+                for f in range(n_features):
+                    value = features[some[r], f]
+                    outside = max(low[f] - value, value - high[f]) * scale[f]
+                    worst = max(worst, outside)
+                    one[f, r] = min(max((value - shift[f]) * scale[f], -limit), limit)
+                trust[r] = min(max(np.float32(2.0) - worst, np.float32(0.0)), np.float32(1.0))
+            wide = n_features
+            for i in range(len(weights)):
+                _layer(one[:wide], weights[i], biases[i], other, True)
+                wide = len(weights[i])
+                one, other = other, one
+            _layer(one[:wide], head, head_bias, last, False)
+            for r in range(len(some)):
+                row, prior = features[some[r]], logits[some[r]]
+                delta = last[n_logits, r]
+                for i in range(n_logits):
+                    delta += last[i, r] * (row[i] - prior)
+                logits[some[r]] = prior + trust[r] * delta

@@ -15,6 +15,7 @@ averaged; a network takes the logits of a larger bank, and what else the posteri
 identity around the site say, as evidence.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numba
@@ -22,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.copying import kernels
-from snvrag.copying.carriers import list_carriers, to_minor
+from snvrag.copying.carriers import list_carriers, list_sites, to_minor
 from snvrag.copying.describing import N_FEATURES
 
 Bank = tuple[tuple[float, float], ...]
-"""Settings of the copying model: pairs of switch rate c per cM at 480 haplotypes and mismatch
-probability ε."""
+"""Settings of the copying model: pairs of switch rate c per cM and mismatch probability ε, both as
+they are with 480 haplotypes."""
 # As :mod:`snvrag.bank` chose them by leave-one-out on 240 Europeans; the best single one is first.
 DEFAULT_BANK: Bank = ((8.0, 0.01), (4.0, 0.0003), (2.0, 0.03))
 EVIDENCE_BANK: Bank = (*DEFAULT_BANK, (16.0, 0.0003), (1.0, 0.03))
@@ -39,9 +40,20 @@ _PER_SITE = 1e-6
 def genetic_coordinate(
     cm: NDArray[np.float64], bp: NDArray[np.int64], rate: float, n_haplotypes: int
 ) -> NDArray[np.float64]:
-    """g_l = c·cM_l·480/n + 3·10⁻⁶·bp_l + 10⁻⁶·l: float64 [sites], strictly increasing."""
-    per_cm = rate * _REFERENCE_HAPLOTYPES / n_haplotypes
-    return np.asarray(per_cm * cm + _PER_BP * (bp - bp[:1]) + _PER_SITE * np.arange(len(cm)))
+    """g_l = (c·cM_l + 3·10⁻⁶·bp_l)·√(480/n) + 10⁻⁶·l: float64 [sites], strictly increasing.
+
+    In a larger panel the nearest haplotype is shared for longer. 480/n, which follows from the
+    coalescent, is too much of a good thing: with 5,008 haplotypes it costs accuracy at rare sites.
+    """
+    scale = (_REFERENCE_HAPLOTYPES / n_haplotypes) ** 0.5
+    return np.asarray(
+        scale * (rate * cm + _PER_BP * (bp - bp[:1])) + _PER_SITE * np.arange(len(cm))
+    )
+
+
+def mismatch_probability(error: float, n_haplotypes: int) -> float:
+    """ε·480/n, or ε in smaller panels: the nearer a copy is, the fewer mutations lie between."""
+    return error * min(1.0, _REFERENCE_HAPLOTYPES / n_haplotypes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +70,16 @@ class Reference:
     """uint8 [J, n]: alleles at observed sites."""
     core: int
     """The context's column at which the core begins."""
-    carried: NDArray[np.uint8]
-    """uint8 [L, n]: 1 where a haplotype carries the core site's minor allele."""
-    carriers: NDArray[np.int32]
-    """int32: haplotypes that carry the minor allele, core site after core site."""
-    first: NDArray[np.int64]
-    """int64 [L + 1]: where each core site's carriers begin."""
+    sites: NDArray[np.int32]
+    """int32: core sites at which a haplotype carries the minor allele, increasing; first of the
+    first segment's first haplotype, then of its second, …"""
+    first: NDArray[np.int32]
+    """int32 [segments, n + 1]: where each haplotype's sites of a segment begin and end."""
+    edges: NDArray[np.int64]
+    """int64 [segments + 1]: core sites at which segments begin, each but the first at an observed
+    one, and L."""
+    count: NDArray[np.int64]
+    """int64 [L]: carriers of the minor allele."""
     minor_is_alt: NDArray[np.bool_]
     """bool [L]."""
 
@@ -71,12 +87,12 @@ class Reference:
     def of(cls, alleles: NDArray[np.uint8], observed: NDArray[np.bool_]) -> "Reference":
         """Of alleles uint8 [n, L] with ``observed`` bool [L]: the whole context is the core."""
         columns, by_site = np.flatnonzero(observed), alleles.T.copy()
-        return cls.of_core(by_site, 0, columns, by_site[columns])
+        return cls.of_core([by_site], 0, columns, by_site[columns])
 
     @classmethod
     def of_core(
         cls,
-        alleles: NDArray[np.uint8],
+        pieces: Iterable[NDArray[np.uint8]],
         core: int,
         observed: NDArray[np.int64],
         at_observed: NDArray[np.uint8],
@@ -84,23 +100,53 @@ class Reference:
     ) -> "Reference":
         """Of the core's alleles uint8 [L, n] and the context's observed ones; see the fields.
 
-        ``alleles``, in C order, become ``carried``: the caller must not use them afterwards.
-        ``judges`` bool [n] says whose alleles decide which one is minor; all if None. Queries that
-        are themselves in the panel must not: at a frequency of one half that would tell on them.
+        ``pieces`` are the core's alleles, one run of sites after the other, so that no more than
+        one need be in memory; they are changed in place. ``judges`` bool [n] says whose alleles
+        decide which one is minor; all if None. Queries that are themselves in the panel must not:
+        at a frequency of one half that would tell on them.
         """
-        sites, n = alleles.shape
+        n = at_observed.shape[1]
         others = np.flatnonzero(~judges) if judges is not None else np.empty(0, dtype=np.int64)
-        minor_is_alt = np.empty(sites, dtype=bool)
-        first = np.empty(sites + 1, dtype=np.int64)
-        to_minor(alleles, others, n - len(others), minor_is_alt, first)
-        carriers = np.empty(first[-1], dtype=np.int32)
-        list_carriers(alleles, carriers)
-        return cls(observed, at_observed, core, alleles, carriers, first, minor_is_alt)
+        minor, counts, lists = [], [], []
+        for alleles in pieces:
+            minor.append(np.empty(len(alleles), dtype=bool))
+            counts.append(np.empty(len(alleles), dtype=np.int64))
+            to_minor(alleles, others, n - len(others), minor[-1], counts[-1])
+            lists.append(np.empty(counts[-1].sum(), dtype=np.int32))
+            list_carriers(alleles, lists[-1])
+        minor_is_alt, count = np.concatenate(minor), np.concatenate(counts)
+        carriers = np.concatenate(lists)
+        lists.clear()
+        inside = observed[(observed >= core) & (observed < core + len(count))] - core
+        edges = np.concatenate([[0], inside, [len(count)]])
+        first = np.empty((len(edges) - 1, n + 1), dtype=np.int32)
+        # The kernels look at one entry of every state, also where there is none.
+        sites = np.zeros(len(carriers) + 1, dtype=np.int32)
+        list_sites(carriers, count, edges, first, sites)
+        return cls(observed, at_observed, core, sites, first, edges, count, minor_is_alt)
 
     @property
     def n_haplotypes(self) -> int:
         """n."""
-        return int(self.carried.shape[1])
+        return int(self.at_observed.shape[1])
+
+    def switches(self, g: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """R from the observed site before each core site, and to the one after it.
+
+        Args:
+            g: float64 [settings, sites], genetic coordinates of the context.
+
+        Returns:
+            float32 [settings, L] each; 1 beyond the outermost observed sites.
+        """
+        here = np.arange(self.core, self.core + len(self.count))
+        at = np.searchsorted(self.observed, here)
+        left, right = np.ones((2, len(g), len(here)))
+        some, at_left = at > 0, at[at > 0] - 1
+        left[:, some] = -np.expm1(g[:, self.observed[at_left]] - g[:, here[some]])
+        some = at < len(self.observed)
+        right[:, some] = -np.expm1(g[:, here[some]] - g[:, self.observed[at[some]]])
+        return left.astype(np.float32), right.astype(np.float32)
 
 
 def copying_probability(
@@ -151,7 +197,8 @@ def copying_evidence(
     Arguments are those of :func:`copying_probability`; ``bank`` has :data:`N_LOGITS` pairs.
 
     Returns:
-        float32 [T, L, N_FEATURES]; zero where the target has a call.
+        float32 [T, L, N_FEATURES]; zero where the target has a call. Where all logits are beyond
+        :data:`SURE_LOGIT` to one side, only they and the minor-allele count are filled in.
     """
     n_targets, n_sites = len(targets), len(reference.minor_is_alt)
     features = np.zeros((n_targets, n_sites, N_FEATURES), dtype=np.float32)
@@ -178,19 +225,23 @@ def _run(
     features: NDArray[np.float32],
 ) -> None:
     n = reference.n_haplotypes
+    g = np.stack([genetic_coordinate(cm, bp, rate, n) for rate, _ in bank])
+    errors = np.array([mismatch_probability(error, n) for _, error in bank])
     if exclude is None:
         exclude = np.full((len(targets), 1), -1, dtype=np.int64)
     kernels.impute_targets(
         reference.observed,
         reference.at_observed,
         reference.core,
-        reference.carried,
-        reference.carriers,
+        reference.sites,
         reference.first,
+        reference.edges,
+        reference.count,
         np.ascontiguousarray(exclude),
         np.ascontiguousarray(targets),
-        np.stack([genetic_coordinate(cm, bp, rate, n) for rate, _ in bank]),
-        np.array([error / (1.0 - error) for _, error in bank], dtype=np.float32),
+        g,
+        (errors / (1.0 - errors)).astype(np.float32),
+        *reference.switches(g),
         np.ascontiguousarray(cm, dtype=np.float64),
         probability,
         features,

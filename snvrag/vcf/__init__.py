@@ -3,15 +3,10 @@
 :mod:`snvrag.vcf.writer` is imported where it is needed: numba takes a while to start.
 """
 
+from snvrag.vcf.blocks import NO_SECOND_HAPLOTYPE, GenotypeBlock, SiteCounts, SkippedRecord
 from snvrag.vcf.dosages import DosageReader, DosageRecord
 from snvrag.vcf.files import check_complete
-from snvrag.vcf.genotypes import (
-    NO_SECOND_HAPLOTYPE,
-    GenotypeBlock,
-    GenotypeReader,
-    SampleSelection,
-    SkippedRecord,
-)
+from snvrag.vcf.genotypes import GenotypeReader, SampleSelection
 from snvrag.vcf.site_list import read_sites
 
 __all__ = [
@@ -21,6 +16,7 @@ __all__ = [
     "GenotypeBlock",
     "GenotypeReader",
     "SampleSelection",
+    "SiteCounts",
     "SkippedRecord",
     "check_complete",
     "read_sites",

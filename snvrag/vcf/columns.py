@@ -21,6 +21,33 @@ HDS_BYTES = 2 * (1 + _WIDEST)
 """Its HDS at most."""
 _TAB, _BAR, _COLON, _COMMA, _ZERO, _NEWLINE = (np.uint8(ord(c)) for c in "\t|:,0\n")
 _HALF = SCALE // 2
+_RUN = 128
+
+
+_TILE = 64
+_NO_NUMBER = np.uint32(0x7F800000)
+
+
+@compiled()
+def round_probabilities(probability: Any, bits: Any, rounded: Any) -> Any:
+    """Round to 65,535ths; whether all are finite.
+
+    Args:
+        probability: float32 [T, L]; what lies outside of 0 to 1 is taken for the nearer of them.
+        bits: the same as uint32: compiled code takes every float for a number.
+        rounded: uint16 [L, T], filled.
+    """
+    n_targets, n_sites = probability.shape
+    finite = True
+    # In tiles, as one of the two is read or written across its rows.
+    for begin in range(0, n_sites, _TILE):
+        end = min(begin + _TILE, n_sites)
+        for t in range(n_targets):
+            for site in range(begin, end):
+                finite &= (bits[t, site] & _NO_NUMBER) != _NO_NUMBER
+                value = min(max(probability[t, site], np.float32(0.0)), np.float32(1.0))
+                rounded[site, t] = np.uint16(np.float64(value) * SCALE + 0.5)
+    return finite
 
 
 @compiled()
@@ -83,11 +110,13 @@ def write_text(
         out: uint8, filled.
         offsets: int64 [n + 1], filled: where in ``out`` each record begins and the last ends.
     """
-    # Most samples carry nothing at a rare site, and so most columns are one of these two.
-    nothing = np.empty((3, CELL_BYTES + HDS_BYTES), dtype=np.uint8)
-    width = np.zeros(3, dtype=np.int64)
-    width[1] = _cell(0, 0, False, hds, nothing[1], 0)
-    width[2] = _cell(0, 0, True, hds, nothing[2], 0)
+    n_samples = len(ploidy)
+    # Most samples carry nothing at a rare site: their columns are copied by the run.
+    cell = np.empty(CELL_BYTES + HDS_BYTES, dtype=np.uint8)
+    width = _cell(0, 0, True, hds, cell, 0)
+    nothing = np.empty(_RUN * width, dtype=np.uint8)
+    for i in range(len(nothing)):
+        nothing[i] = cell[i % width]
     at = read = 0
     for site in range(len(probability)):
         offsets[site] = at
@@ -95,17 +124,29 @@ def write_text(
             out[at + i - read] = fixed[i]
         at += ends[site] - read
         read = ends[site]
-        column = 0
         row = probability[site]
-        for ways in ploidy:
+        sample = column = 0
+        while sample < n_samples:
+            begin = sample
+            while (
+                sample < n_samples
+                and sample - begin < _RUN
+                and ploidy[sample] == 2
+                and row[column] == 0
+                and row[column + 1] == 0
+            ):
+                sample += 1
+                column += 2
+            if sample > begin:
+                n_bytes = (sample - begin) * width
+                out[at : at + n_bytes] = nothing[:n_bytes]
+                at += n_bytes
+                continue
+            ways = ploidy[sample]
             p, q = np.int64(row[column]), np.int64(row[column + ways - 1])
+            at = _cell(p, q, ways == 2, hds, out, at)
+            sample += 1
             column += ways
-            if p == 0 and q == 0:
-                for i in range(width[ways]):
-                    out[at + i] = nothing[ways, i]
-                at += width[ways]
-            else:
-                at = _cell(p, q, ways == 2, hds, out, at)
         out[at] = _NEWLINE
         at += 1
     offsets[len(probability)] = at

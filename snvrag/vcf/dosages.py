@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError
+from snvrag.vcf.blocks import NO_SECOND_HAPLOTYPE
 from snvrag.vcf.files import check_complete, contigs_of, how_to_check, open_vcf
-from snvrag.vcf.genotypes import NO_SECOND_HAPLOTYPE
 
 _DIPLOID = 2
 

@@ -9,7 +9,7 @@ from snvrag.errors import InputError
 from snvrag.sites import plain_chromosome
 
 BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 
 # Our own errors name file and record; htslib's lines beside them would only confuse.
 cyvcf2.cyvcf2.set_htslib_log_level(0)
@@ -34,7 +34,7 @@ def check_complete(source: Path) -> None:
         ) from error
     if not head:
         raise InputError(f"{source}: is empty", "give a VCF, VCF.gz or BCF file")
-    if not head.startswith(_GZIP_MAGIC):
+    if not head.startswith(GZIP_MAGIC):
         return
     if head[12:14] != b"BC":
         raise InputError(
@@ -51,7 +51,7 @@ def check_complete(source: Path) -> None:
 def how_to_check(source: Path) -> str:
     """What to do about a file that cannot be read to its end."""
     with source.open("rb") as handle:
-        compressed = handle.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+        compressed = handle.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     if compressed:
         return f"check it with: bgzip -t {source}; then copy or compress it again"
     return f"see what is wrong with: bcftools view {source} > /dev/null"
@@ -72,9 +72,10 @@ def open_vcf(source: Path, samples: list[str] | None = None) -> Any:
         ) from error
 
 
-def formats(vcf: Any) -> set[str]:
-    """IDs of the FORMAT fields that the header defines."""
-    return {str(line["ID"]) for line in vcf.header_iter() if line["HeaderType"] == "FORMAT"}
+def formats(vcf: Any) -> dict[str, str]:
+    """Types of the FORMAT fields that the header defines, by ID."""
+    lines = [line.info() for line in vcf.header_iter() if line["HeaderType"] == "FORMAT"]
+    return {str(line["ID"]): str(line.get("Type", "")) for line in lines}
 
 
 def index_of(source: Path) -> Path | None:
@@ -92,6 +93,11 @@ def contigs_of(vcf: Any) -> list[str]:
         return list(vcf.seqnames)
     except Exception:  # neither header nor index names a contig
         return []
+
+
+def header_contigs(vcf: Any) -> list[str]:
+    """Contig names of the header alone."""
+    return [str(line["ID"]) for line in vcf.header_iter() if line["HeaderType"] == "CONTIG"]
 
 
 def contig_lengths(vcf: Any) -> dict[str, int]:

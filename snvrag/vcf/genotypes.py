@@ -4,9 +4,11 @@ Everything that htslib only warns about, or says in its own words on stderr, bec
 here: a truncated file, an unknown sample, a region of a contig that is not there.
 """
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,28 +19,31 @@ from numpy.typing import NDArray
 from snvrag.errors import InputError, UsageError
 from snvrag.provenance import read_lines
 from snvrag.sites import Region
+from snvrag.vcf.blocks import (
+    MISSING,
+    NO_SECOND_HAPLOTYPE,
+    PLOIDY,
+    SKIP_INCOMPLETE,
+    GenotypeBlock,
+    RecordFilter,
+    SkippedRecord,
+)
 from snvrag.vcf.files import (
     check_complete,
     contig_lengths,
     contigs_of,
     formats,
+    header_contigs,
     how_to_check,
     index_of,
     open_vcf,
 )
+from snvrag.vcf.text import DoubtError, TextSettings, other_contigs, text_bytes
 
 logger = logging.getLogger(__name__)
 
-MISSING = -1
-NO_SECOND_HAPLOTYPE = -2
-PLOIDY = 2
-_BASES = frozenset("ACGTNacgtn")
-_SKIP_MULTIALLELIC = "multi-allelic"
-_SKIP_NO_ALT = "no ALT allele"
-_SKIP_SYMBOLIC = "symbolic or star allele"
-_SKIP_INDEL = "indel (see --include-indels)"
-_SKIP_DUPLICATE = "duplicate of an earlier record"
-_SKIP_INCOMPLETE = "missing or unphased genotype (--drop-incomplete)"
+# Below, loading the compiled reader takes longer than htslib does.
+_MIN_TEXT_BYTES = 24 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,30 +97,6 @@ class SampleSelection:
         return chosen
 
 
-@dataclass(frozen=True, slots=True)
-class GenotypeBlock:
-    """Some consecutive kept records, n sites."""
-
-    chrom: list[str]
-    pos: list[int]
-    id: list[str]
-    ref: list[str]
-    alt: list[str]
-    genotypes: NDArray[np.int8]
-    """int8 [n, samples, 2]: 0/1, −1 missing, −2 no second haplotype."""
-    info_af: NDArray[np.float32]
-    """float32 [n]: INFO/AF, NaN where absent."""
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedRecord:
-    """A record that was left out, and why."""
-
-    site: str
-    """``CHROM:POS:REF:ALT``, several ALT separated by commas."""
-    reason: str
-
-
 @dataclass(slots=True)
 class GenotypeReader:
     """An opened VCF/BCF with its samples and regions checked; iterate :meth:`blocks`.
@@ -143,6 +124,9 @@ class GenotypeReader:
     _order: NDArray[np.int64] | None = None
     _vcf: Any = None
     _haploid: NDArray[np.bool_] | None = None
+    _text: TextSettings | None = None
+    _n_columns: int = 0
+    """Samples in the file."""
 
     @classmethod
     def open(
@@ -155,8 +139,11 @@ class GenotypeReader:
         drop_incomplete: bool = False,
         want_info_af: bool = False,
         is_target: bool = False,
+        pool: Executor | None = None,
     ) -> "GenotypeReader":
         """Open ``source`` and check it, its samples and the regions before reading a record.
+
+        Threads of ``pool`` inflate a VCF.gz ahead.
 
         Raises:
             InputError: absent, not VCF/BCF, truncated, without samples, or without a selected
@@ -183,6 +170,19 @@ class GenotypeReader:
             is_target=is_target,
         )
         reader.contig_lengths = contig_lengths(probe)
+        reader._n_columns = len(available)
+        if _is_large_text(source) and not (reader.regions and index_of(source)):
+            number = {name: i for i, name in enumerate(chosen)}
+            reader._text = TextSettings(
+                source=source,
+                format_types=formats(probe),
+                slots=np.array([number.get(name, -1) for name in available], dtype=np.int32),
+                is_target=is_target,
+                drop_incomplete=drop_incomplete,
+                want_info_af=want_info_af,
+                is_wanted=reader._in_regions if reader.regions else None,
+                pool=pool,
+            )
         probe.close()
         reader._vcf = open_vcf(source, None if chosen == available else chosen)
         position = {name: i for i, name in enumerate(reader._vcf.samples)}
@@ -203,82 +203,70 @@ class GenotypeReader:
             InputError: damaged data, unsorted records, unphased or missing genotypes (unless
                 dropped), a change of ploidy; names the record.
         """
-        batch: list[Any] = []
-        arrays: list[NDArray[np.int16]] = []
-        for record in self._wanted():
-            batch.append(
-                (
-                    record.CHROM,
-                    record.POS,
-                    record.ID or ".",
-                    record.REF,
-                    record.ALT[0],
-                    record.INFO.get("AF") if self.want_info_af else None,
-                )
-            )
-            arrays.append(self._genotype_array(record))
-            if len(batch) == block_sites:
-                yield from self._block(batch, arrays)
-                batch, arrays = [], []
-        if batch:
-            yield from self._block(batch, arrays)
+        done = 0
+        if self._text is not None:
+            from snvrag.vcf.text_blocks import TextBlocks
 
-    def _wanted(self) -> Iterator[Any]:
-        """Records that are biallelic, of the right type, in order and no duplicate."""
-        chrom, position = "", 0
-        done: set[str] = set()
-        here: set[tuple[str, str]] = set()
-        for record in self._records():
-            self.records += 1
-            self._place = f"{record.CHROM}:{record.POS}"
-            if chrom != record.CHROM:
-                if record.CHROM in done:
-                    raise self._unsorted(record, f"{record.CHROM} comes in two places")
-                chrom, position, here = record.CHROM, 0, set()
-                done.add(chrom)
-            if position > record.POS:
-                raise self._unsorted(record, f"comes after position {position}")
-            if position < record.POS:
-                position, here = record.POS, set()
-            reason = self._reason_to_skip(record)
-            if reason is None:
-                alleles = (record.REF, record.ALT[0])
-                if alleles in here:
-                    reason = _SKIP_DUPLICATE
-                here.add(alleles)
-            if reason is not None:
-                self.skipped[reason] += 1
-                if self.is_target:
-                    site = f"{chrom}:{position}:{record.REF}:{','.join(record.ALT) or '.'}"
-                    self.skipped_records.append(SkippedRecord(site, reason))
-                continue
-            yield record
+            text = TextBlocks(self._text, self._filter())
+            try:
+                for block in text.blocks(block_sites):
+                    self.records = text.records
+                    done += 1
+                    if block is not None:
+                        yield block
+                self.records = text.records
+                return
+            except (DoubtError, InputError, OSError):
+                # Read again from the start, for htslib's record numbers, counts and errors.
+                logger.info("%s: from block %d on, read by htslib", self.source, done + 1)
+                self.records = 0
+                self.skipped.clear()
+                self.skipped_records.clear()
+        for number, blocks in enumerate(self._htslib_blocks(block_sites)):
+            if number >= done:
+                yield from blocks
 
-    def _unsorted(self, record: Any, what: str) -> InputError:
-        return InputError(
-            f"{self.source}: not sorted: record {record.CHROM}:{record.POS} {what}",
-            f"bcftools sort {self.source} -Oz -o sorted.vcf.gz",
+    def _filter(self) -> RecordFilter:
+        return RecordFilter(
+            self.source, self.include_indels, self.is_target, self.skipped, self.skipped_records
         )
 
-    def _reason_to_skip(self, record: Any) -> str | None:
-        alts = record.ALT
-        if len(alts) != 1:
-            return _SKIP_MULTIALLELIC if alts else _SKIP_NO_ALT
-        ref, alt = record.REF, alts[0]
-        if len(ref) == 1 and len(alt) == 1 and ref in _BASES and alt in _BASES:
-            return None
-        if not (set(ref) <= _BASES and set(alt) <= _BASES):
-            return _SKIP_SYMBOLIC if alt != "." else _SKIP_NO_ALT
-        return None if self.include_indels else _SKIP_INDEL
+    def _htslib_blocks(self, block_sites: int) -> Iterator[list[GenotypeBlock]]:
+        """One block each, or none where all of its records are dropped."""
+        batch: list[Any] = []
+        arrays: list[NDArray[np.int16]] = []
+        for record, (chrom, position, name, ref, alts) in self._wanted():
+            af = record.INFO.get("AF") if self.want_info_af else None
+            batch.append((chrom, position, name or ".", ref, alts[0], af))
+            arrays.append(self._genotype_array(record))
+            if len(batch) == block_sites:
+                yield self._block(batch, arrays)
+                batch, arrays = [], []
+        if batch:
+            yield self._block(batch, arrays)
+
+    def _wanted(self) -> Iterator[tuple[Any, tuple[str, int, str | None, str, list[str]]]]:
+        """Records to keep, and CHROM, POS, ID, REF and ALT of each."""
+        judge = self._filter()
+        for record in self._records():
+            try:
+                fields = record.CHROM, record.POS, record.ID, record.REF, record.ALT
+            except UnicodeDecodeError as error:
+                raise self._damaged() from error
+            self.records += 1
+            chrom, position, _, ref, alts = fields
+            self._place = f"{chrom}:{position}"
+            if judge.keeps(chrom, position, ref, alts):
+                yield record, fields
 
     def _records(self) -> Iterator[Any]:
         try:
             if not self.regions:
-                yield from self._vcf
+                yield from self._in_file()
             elif index_of(self.source) is None:
                 logger.info("%s: no index, reading all of it for the regions", self.source)
-                for record in self._vcf:
-                    if any(r.contains(record.CHROM, record.POS) for r in self.regions):
+                for record in self._in_file():
+                    if self._in_regions(record.CHROM, record.POS):
                         yield record
             else:
                 for region in self.regions:
@@ -288,10 +276,27 @@ class GenotypeReader:
         except InputError:
             raise
         except Exception as error:  # cyvcf2 raises bare Exception for what htslib rejects
-            raise InputError(
-                f"{self.source}: damaged after record {self.records} ({self._place})",
-                how_to_check(self.source),
-            ) from error
+            raise self._damaged() from error
+
+    def _in_file(self) -> Iterator[Any]:
+        """All records of the file."""
+        # Of a line that is damaged and whose contig the header does not name, cyvcf2 gives a record
+        # that is read in part and can end the process when it is looked at.
+        names, n_sound = other_contigs(self.source, self._n_columns, header_contigs(self._vcf))
+        for name in names:
+            self._vcf.add_to_header(f"##contig=<ID={name}>")
+        yield from itertools.islice(self._vcf, n_sound)
+        if n_sound is not None:
+            raise self._damaged()
+
+    def _damaged(self) -> InputError:
+        return InputError(
+            f"{self.source}: damaged after record {self.records} ({self._place})",
+            how_to_check(self.source),
+        )
+
+    def _in_regions(self, chrom: str, position: int) -> bool:
+        return any(r.contains(chrom, position) for r in self.regions)
 
     def _genotype_array(self, record: Any) -> NDArray[np.int16]:
         try:
@@ -314,7 +319,7 @@ class GenotypeReader:
         wide[:, 0], wide[:, 2] = array[:, 0], 1
         return wide
 
-    def _block(self, batch: list[Any], arrays: list[NDArray[np.int16]]) -> Iterator[GenotypeBlock]:
+    def _block(self, batch: list[Any], arrays: list[NDArray[np.int16]]) -> list[GenotypeBlock]:
         stacked = np.stack(arrays).astype(np.int8)
         if self._order is not None:
             stacked = stacked[:, self._order]
@@ -333,15 +338,17 @@ class GenotypeReader:
         if bad_sites.any():
             if not self.drop_incomplete:
                 self._raise_incomplete(batch, alleles, bad)
-            self.skipped[_SKIP_INCOMPLETE] += int(bad_sites.sum())
+            self.skipped[SKIP_INCOMPLETE] += int(bad_sites.sum())
             keep = np.flatnonzero(~bad_sites)
             batch = [batch[i] for i in keep]
             alleles, haploid = alleles[keep], haploid[keep]
-        if batch:
-            self._check_ploidy(batch, haploid)
-            chrom, pos, ids, ref, alt, af = zip(*batch, strict=True)
-            values = [float(x) if isinstance(x, float | int) else float("nan") for x in af]
-            yield GenotypeBlock(
+        if not batch:
+            return []
+        self._check_ploidy(batch, haploid)
+        chrom, pos, ids, ref, alt, af = zip(*batch, strict=True)
+        values = [float(x) if isinstance(x, float | int) else float("nan") for x in af]
+        return [
+            GenotypeBlock(
                 list(chrom),
                 list(pos),
                 list(ids),
@@ -350,6 +357,7 @@ class GenotypeReader:
                 alleles,
                 np.array(values, dtype=np.float32),
             )
+        ]
 
     def _raise_unknown_allele(self, batch: list[Any], alleles: NDArray[np.int8]) -> None:
         site, sample, _ = (int(x) for x in np.argwhere(alleles > 1)[0])
@@ -392,6 +400,10 @@ class GenotypeReader:
                 "convert PAR and non-PAR regions (and autosomes and chrX) to separate panels "
                 "with --region",
             )
+
+
+def _is_large_text(source: Path) -> bool:
+    return text_bytes(source, _MIN_TEXT_BYTES) >= _MIN_TEXT_BYTES
 
 
 def _checked_regions(vcf: Any, source: Path, regions: Sequence[Region]) -> list[Region]:
