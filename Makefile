@@ -13,7 +13,7 @@ DEMO   := demo
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,workflow]'
 	touch $@
 
 # --force: an earlier ./demo may hold the panel and indexes of another release's example.
