@@ -61,7 +61,9 @@ def oracle(alleles, observed, targets, cm, bp, rate, error, kept=None):
         forward[0] /= forward[0].sum()
         for site in range(1, n_sites):
             switch = 1 - np.exp(g[site - 1] - g[site])
-            forward[site] = ((1 - switch) * forward[site - 1] + switch * prior[site]) * emission[site]
+            forward[site] = ((1 - switch) * forward[site - 1] + switch * prior[site]) * emission[
+                site
+            ]
             forward[site] /= forward[site].sum()
         backward = np.ones((n_sites, len(states)))
         for site in range(n_sites - 2, -1, -1):
