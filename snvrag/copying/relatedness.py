@@ -6,7 +6,7 @@ with it within a few centimorgans are the ones to switch to, also where many oth
     π_k ∝ max(Σ_c run_c(k), 0.02)³
 
 over the cell of 1 cM in which the switch falls and its two neighbours, run_c(k) in cM the longest
-run of identity of haplotype k and the target within cell c. (Measured with 5,008 haplotypes of three
+run of identity of haplotype k and the target within cell c. (Measured with 5,008 haplotypes of 3
 populations: powers 1 to 4, cells of 0.5 and 1 cM; among 480 of one population it changes nothing
 and is not used.) The idea is Beagle's, which lets a
 target copy from haplotypes of long identity by state only (Browning, Zhou & Browning 2018).
