@@ -188,9 +188,9 @@ def test_the_shipped_network_says_that_it_is_not_for_large_panels(
 ):
     run(case, tmp_path, model=SHIPPED)
     assert "learned from smaller panels" not in caplog.text
-    monkeypatch.setattr(networks, "PICK_ABOVE", 100)
+    monkeypatch.setattr(networks, "PICK_ABOVE", 50)
     run(case, tmp_path, model=SHIPPED, force=True)
-    assert "learned from smaller panels: with 120 haplotypes" in caplog.text
+    assert "learned from smaller panels: with 60 haplotypes" in caplog.text
 
 
 def test_indexes_of_another_window_size_are_refused(case, tmp_path):

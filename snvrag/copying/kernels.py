@@ -301,6 +301,10 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
             behind[s] = backward_row(
                 backward[s], keep, switch, priors[cells[j]], row, calls[j], ratios[s]
             )
+            # No sum counts them, so that nothing else keeps them from growing without bound.
+            for e in excluded:
+                if e >= 0:
+                    backward[s, e] = np.float32(0.0)
         if wanted:
             note_mismatches(row, calls[j], cm[columns[j]], right)
 
