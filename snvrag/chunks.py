@@ -40,8 +40,8 @@ _CARRIER_BYTES = 8
 _READ_BYTES = 2 * PIECE_SITES
 # What a thread holds per panel haplotype: a block of rows of the passes over 3 settings, or over 5
 # and the runs, and what it says of each state; and per observed site at most, of the rows kept.
-_ROWS_BYTES = 1000
-_REFINED_ROWS_BYTES = 2200
+_ROWS_BYTES = 1100
+_REFINED_ROWS_BYTES = 2300
 _KEPT_BYTES = 3
 _REFINED_KEPT_BYTES = 7
 # Positions of one panel site, all that a process beside the first one reads of it.

@@ -20,6 +20,25 @@ from snvrag.copying import (
 )
 
 
+def related(alleles, columns, calls, cm):
+    """π of each site by the longest runs of identity within cells of 1 cM: float64 [sites, n]."""
+    n, n_sites = alleles.shape
+    cells = np.floor(cm[columns]).astype(int)
+    longest = {}
+    for cell in np.unique(cells):
+        ends = max(cell, cm[0]), min(cell + 1, cm[-1])
+        inside = columns[cells == cell]
+        errs = alleles[:, inside] != calls[cells == cell]
+        places = [[ends[0], *cm[inside[row]], ends[1]] for row in errs]
+        longest[cell] = np.array([np.diff(row).max() for row in places])
+    nothing = np.zeros(n)
+    scores = {c: sum(longest.get(c + d, nothing) for d in (-1, 0, 1)) for c in longest}
+    # A switch between two observed sites goes by the cell of the second.
+    right = np.minimum(np.searchsorted(columns, np.arange(n_sites)), len(columns) - 1)
+    prior = np.maximum([scores[c] for c in cells[right]], 0.02) ** 3
+    return prior / prior.sum(axis=1, keepdims=True)
+
+
 def oracle(alleles, observed, targets, cm, bp, rate, error, kept=None):
     """Forward-backward over ALL sites, masked ones with emission 1: the textbook HMM, float64."""
     n, n_sites = alleles.shape
@@ -29,24 +48,28 @@ def oracle(alleles, observed, targets, cm, bp, rate, error, kept=None):
     result = np.empty((len(targets), n_sites))
     for t, calls in enumerate(targets):
         states = np.arange(n) if kept is None else np.flatnonzero(kept[t])
-        prior = 1.0 / len(states)
+        prior = np.full((n_sites, len(states)), 1.0 / len(states))
+        if len(states) > 1_000:
+            prior = related(alleles, columns, calls, cm)
         emission = np.ones((n_sites, len(states)))
         for j, column in enumerate(columns):
             if calls[j] >= 0:
                 same = alleles[states, column] == calls[j]
                 emission[column] = np.where(same, 1 - error, error)
         forward = np.empty((n_sites, len(states)))
-        forward[0] = prior * emission[0]
+        forward[0] = prior[0] * emission[0]
         forward[0] /= forward[0].sum()
         for site in range(1, n_sites):
             switch = 1 - np.exp(g[site - 1] - g[site])
-            forward[site] = ((1 - switch) * forward[site - 1] + switch * prior) * emission[site]
+            forward[site] = ((1 - switch) * forward[site - 1] + switch * prior[site]) * emission[
+                site
+            ]
             forward[site] /= forward[site].sum()
         backward = np.ones((n_sites, len(states)))
         for site in range(n_sites - 2, -1, -1):
             switch = 1 - np.exp(g[site] - g[site + 1])
             ahead = backward[site + 1] * emission[site + 1]
-            backward[site] = (1 - switch) * ahead + switch * prior * ahead.sum()
+            backward[site] = (1 - switch) * ahead + switch * (prior[site + 1] * ahead).sum()
             backward[site] /= backward[site].mean()
         posterior = forward * backward
         posterior /= posterior.sum(axis=1, keepdims=True)

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 from snvrag.compiling import compiled as _compiled
+from snvrag.copying.adding import LANES, add_up, carriers_share, describe_near
 from snvrag.copying.describing import (
     N_LOGITS,
     REACH_CM,
@@ -21,6 +22,15 @@ from snvrag.copying.describing import (
     describe_states,
     write_features,
 )
+from snvrag.copying.passes import (
+    backward_row,
+    forward_pass,
+    note_mismatches,
+    overlap,
+    rows_again,
+    switch_between,
+)
+from snvrag.copying.relatedness import number_cells, related_prior
 
 MAIN_SETTING = 0  # whose posterior the other columns describe
 # Rows of a block: what of them is in use at once should stay in a core's own cache.
@@ -32,75 +42,14 @@ _PICK_ABOVE = 1000
 _LEAST_SHARE = 1e-4
 _LEAST_ODDS = np.float32(1e-9)
 _LOGIT_LIMIT = np.float32(np.log((1 - 1e-4) / 1e-4))
-_LANES = 16  # float32 that are added at once
 
 
 @_compiled()
-def _forward_row(
-    previous: Any, scale: Any, add: Any, alleles: Any, call: Any, ratio: Any, row: Any
-) -> Any:
-    """One step of the forward pass, not normalised; returns the row's sum."""
-    mass = np.float32(0.0)
-    for k in range(len(row)):
-        value = previous[k] * scale + add
-        value = value * ratio if alleles[k] != call else value
-        row[k] = value
-        mass += value
-    return mass
-
-
-@_compiled()
-def _backward_row(
-    backward: Any, keep: Any, switch: Any, alleles: Any, call: Any, ratio: Any
-) -> Any:
-    """One step of the backward pass in place, not normalised; returns the row's sum."""
-    behind = np.float32(0.0)
-    for k in range(len(backward)):
-        value = backward[k] * keep + switch
-        value = value * ratio if alleles[k] != call else value
-        backward[k] = value
-        behind += value
-    return behind
-
-
-@_compiled()
-def _leave_out(row: Any, mass: Any, excluded: Any) -> Any:
-    """Nothing is left of the haplotypes that the target must not see; returns the row's sum."""
-    left = mass
-    for e in excluded:
-        if e >= 0:
-            left -= row[e]
-            row[e] = np.float32(0.0)
-    if left < np.float32(0.5) * mass:  # a small difference of large numbers
-        left = np.float32(0.0)
-        for k in range(len(row)):
-            left += row[k]
-    return left
-
-
-@_compiled()
-def _note_mismatches(alleles: Any, call: Any, cm: Any, places: Any) -> None:
-    """Where states err, move their nearest and second nearest mismatch, ``places`` [2, n] in cM."""
-    at, nearest, second = np.float32(cm), places[0], places[1]
-    for k in range(len(nearest)):
-        errs = alleles[k] != call
-        second[k] = nearest[k] if errs else second[k]
-        nearest[k] = at if errs else nearest[k]
-
-
-@_compiled()
-def _overlap(row: Any, backward: Any) -> Any:
-    """Σ A B."""
-    total = np.float32(0.0)
-    for k in range(len(row)):
-        total += row[k] * backward[k]
-    return total
-
-
-@_compiled()
-def _add_reach(row: Any, backward: Any, both: Any, ahead: Any, behind: Any, reach: Any) -> None:
+def _add_reach(
+    row: Any, backward: Any, prior: Any, both: Any, ahead: Any, behind: Any, reach: Any
+) -> None:
     for k in range(len(reach)):
-        reach[k] += row[k] * (both * backward[k] + ahead) + behind * backward[k]
+        reach[k] += row[k] * (both * backward[k] + ahead) + behind * prior[k] * backward[k]
 
 
 @_compiled()
@@ -111,24 +60,25 @@ def _flag(values: Any, least: Any, flags: Any) -> None:
 
 @_compiled()
 def _pick_states(
-    forward: Any, backward: Any, whole: Any, switches: Any, reach: Any, flags: Any, picked: Any
-) -> Any:
+    forward: Any, backward: Any, prior: Any, whole: Any, switches: Any, reach: Any, flags: Any,
+    picked: Any,
+) -> Any:  # fmt: skip
     """States that may have a noticeable posterior anywhere in a gap, in any setting.
 
     Fills ``picked``; returns their number. ``reach`` [n] and ``flags`` [n and up to the next
     multiple of 8] are working memory; flags beyond n are 0.
     """
     n = len(reach)
-    one, size = np.float32(1.0), np.float32(n)
+    one = np.float32(1.0)
     reach[:] = np.float32(0.0)
     for s in range(len(forward)):
         switch = switches[s]
-        a, b = one / whole[s, 1], size / whole[s, 2]
+        a, b = one / whole[s, 1], one / whole[s, 2]
         scale = one / ((one - switch) * a * b * whole[s, 0] + switch)
         both, ahead, behind = (one - switch) * a * b * scale, switch * a * scale, switch * b * scale
-        _add_reach(forward[s], backward[s], both, ahead, behind / size, reach)
+        _add_reach(forward[s], backward[s], prior, both, ahead, behind, reach)
     # Alike states, if there are many, have little each.
-    _flag(reach, min(np.float32(_LEAST_SHARE), np.float32(0.5) / size), flags)
+    _flag(reach, min(np.float32(_LEAST_SHARE), np.float32(0.5) / np.float32(n)), flags)
     eights = flags.view(np.uint64)
     count = 0
     for i in range(len(eights)):
@@ -137,118 +87,6 @@ def _pick_states(
                 picked[count] = k
                 count += flags[k]
     return count
-
-
-@_compiled()
-def _carriers_share(
-    both: Any, ahead: Any, behind: Any, count: Any, whole: Any, n: Any, r1: Any, r2: Any
-) -> Any:
-    """Posterior of the carriers at one site, of their Σ AB, Σ A, Σ B and number, and of all n."""
-    one = np.float32(1.0)  # scaled to Σ A = 1 and Σ π B = 1
-    a, b = (one - r1) / whole[1], r1 / n
-    c, d = (one - r2) * n / whole[2], r2
-    above = a * c * both + a * d * ahead + b * c * behind + b * d * count
-    below = a * c * whole[0] + a * d * whole[1] + b * c * whole[2] + b * d * n
-    return above / below
-
-
-@_compiled()
-def _switch(g: Any, a: Any, b: Any) -> Any:
-    return np.float32(1.0 - np.exp(g[a] - g[b]))
-
-
-@_compiled()
-def _forward_pass(
-    columns: Any, last: Any, alleles: Any, rows: Any, calls: Any, excluded: Any, g: Any,
-    ratio: Any, prior: Any, step: Any, mass: Any, kept: Any,
-) -> None:  # fmt: skip
-    """The first ``last`` rows of one setting: all sums to ``mass``, each ``step``-th row kept."""
-    one = np.float32(1.0)
-    buffers = np.empty((2, alleles.shape[1]), dtype=np.float32)
-    buffers[1] = prior
-    _leave_out(buffers[1], one, excluded)
-    for j in range(last):
-        row, before = buffers[j % 2], buffers[(j + 1) % 2]
-        switch = _switch(g, columns[j - 1], columns[j]) if j > 0 else np.float32(0.0)
-        scale = (one - switch) / mass[j - 1] if j > 0 else one
-        sum_ = _forward_row(before, scale, switch * prior, alleles[rows[j]], calls[j], ratio, row)
-        mass[j] = _leave_out(row, sum_, excluded)
-        if j % step == 0:
-            kept[j // step] = row
-
-
-@_compiled()
-def _rows_again(
-    first: Any, stop: Any, columns: Any, alleles: Any, rows: Any, calls: Any, excluded: Any,
-    g: Any, ratios: Any, prior: Any, mass: Any, block: Any,
-) -> None:  # fmt: skip
-    """Forward rows ``first + 1`` to ``stop - 1``; ``block[0]`` is row ``first``."""
-    for j in range(first + 1, stop):
-        i = j - first
-        for s in range(len(g)):
-            switch = _switch(g[s], columns[j - 1], columns[j])
-            scale = (np.float32(1.0) - switch) / mass[s, j - 1]
-            _forward_row(
-                block[i - 1, s], scale, switch * prior, alleles[rows[j]], calls[j], ratios[s],
-                block[i, s],
-            )  # fmt: skip
-            _leave_out(block[i, s], np.float32(0.0), excluded)
-
-
-@_compiled()
-def _add_up(
-    segments: Any, begin: Any, end: Any, sites: Any, first: Any, picked: Any, bounds: Any,
-    near: Any, sums: Any, local: Any,
-) -> None:  # fmt: skip
-    """Add what the ``picked`` states bring to each site at which they carry the minor allele.
-
-    Sites are those of ``[begin, end)``; a row of ``near`` goes to each of its state's sites in
-    ``sums``, and ``local``, if it has rows, says who carries. ``bounds`` [3, ≥ m] is for own use.
-    """
-    marks = len(local) > 0
-    wide = near.shape[1]
-    # All that lies far apart in memory is asked for before any of it is waited for.
-    starts, stops, here = bounds[0], bounds[1], bounds[2]
-    for segment in range(segments[0], segments[1]):
-        of_haplotype = first[segment]
-        for i in range(len(picked)):
-            starts[i] = of_haplotype[picked[i]]
-            stops[i] = of_haplotype[picked[i] + 1]
-        for i in range(len(picked)):
-            here[i] = sites[starts[i]]
-        for i in range(len(picked)):
-            for q in range(starts[i], stops[i]):
-                site = sites[q]
-                if site < begin or site >= end:
-                    continue
-                at = site - begin
-                for lane in range(0, wide, _LANES):
-                    for c in range(_LANES):
-                        sums[at, lane + c] += near[i, lane + c]
-                if marks:
-                    local[at, i] = 1
-
-
-@_compiled()
-def _describe_near(
-    ahead: Any, backward: Any, picked: Any, near: Any, whole: Any, rest: Any
-) -> None:
-    """Fill ``near`` of each picked state: A B, A and B of each setting, and 1; what others hold."""
-    m, n_settings = len(picked), len(ahead)
-    for s in range(n_settings):
-        row, back = ahead[s], backward[s]
-        both, front, behind = np.float32(0.0), np.float32(0.0), np.float32(0.0)
-        for i in range(m):
-            a, b = row[picked[i]], back[picked[i]]
-            near[i, 3 * s], near[i, 3 * s + 1], near[i, 3 * s + 2] = a * b, a, b
-            both += a * b
-            front += a
-            behind += b
-        rest[s, 0] = max(whole[s, 0] - both, np.float32(0.0))
-        rest[s, 1] = max(whole[s, 1] - front, np.float32(0.0))
-        rest[s, 2] = max(whole[s, 2] - behind, np.float32(0.0))
-    for i in range(m):
-        near[i, 3 * n_settings] = np.float32(1.0)
 
 
 @_compiled()
@@ -274,8 +112,17 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
     own = np.flatnonzero(allowed)
     n = len(own)
     size = np.float32(n)
-    one, prior = np.float32(1.0), np.float32(1.0) / size
+    one = np.float32(1.0)
     few = n > _PICK_ABOVE
+    cells = np.zeros(n_observed + 1, dtype=np.int64)
+    n_cells = number_cells(columns, cm, cells) if few and n_observed > 0 else 1
+    priors = np.zeros((n_cells, n_all), dtype=np.float32)
+    if few and n_observed > 0:
+        related_prior(columns, rows_of, calls, alleles, cm, cells, allowed, priors)
+    else:
+        for k in own:
+            priors[0, k] = one / size
+    cells[n_observed] = cells[n_observed - 1] if n_observed > 0 else 0
     # Forward rows beyond the core's last observed site are not needed.
     last = np.searchsorted(columns, core_end)
     arrays = n_settings + (2 if wanted else 0)
@@ -285,9 +132,9 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
     mass = np.ones((n_settings, n_observed + 1), dtype=np.float32)
     block_rows = np.empty((step, n_settings, n_all), dtype=np.float32)
     for s in range(n_settings):
-        _forward_pass(
-            columns, last, alleles, rows_of, calls, excluded, g[s], ratios[s], prior, step,
-            mass[s], kept[:, s],
+        forward_pass(
+            columns, last, alleles, rows_of, calls, g[s], ratios[s], priors, cells, step, mass[s],
+            kept[:, s],
         )  # fmt: skip
     edge_left, edge_right = np.float32(cm[0]), np.float32(cm[-1])
     described_states = n_all if wanted else 0
@@ -298,16 +145,13 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
     start = np.full((2, described_states), edge_left, dtype=np.float32)
     if wanted:
         for j in range(last):
-            _note_mismatches(alleles[rows_of[j]], calls[j], cm[columns[j]], left)
+            note_mismatches(alleles[rows_of[j]], calls[j], cm[columns[j]], left)
             if j % step == 0:
                 kept_left[j // step] = left
     backward = np.ones((n_settings, n_all), dtype=np.float32)
-    flat = np.full((n_settings, n_all), prior, dtype=np.float32)
-    behind = np.empty(n_settings, dtype=np.float32)
-    for s in range(n_settings):
-        _leave_out(flat[s], one, excluded)
-        _leave_out(backward[s], one, excluded)
-        behind[s] = size
+    flat = np.empty((n_settings, n_all), dtype=np.float32)
+    flat[:] = priors[0]
+    behind = np.ones(n_settings, dtype=np.float32)
     whole = np.empty((n_settings, 3), dtype=np.float32)
     rest = np.empty((n_settings, 3), dtype=np.float32)
     switches = np.empty(n_settings, dtype=np.float32)
@@ -316,7 +160,7 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
     picked = np.empty(n_all + 8, dtype=np.int64)
     picked[:n] = own
     m = n
-    wide = (3 * n_settings + _LANES) // _LANES * _LANES
+    wide = (3 * n_settings + 1 + LANES) // LANES * LANES
     near = np.zeros((n_all, wide), dtype=np.float32)
     described = np.empty((4, described_states), dtype=np.float32)
     described_bits = described.view(np.int32)
@@ -344,26 +188,27 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                 held = block
                 top, stop = block * step, min(last, (block + 1) * step)
                 block_rows[0] = kept[block]
-                _rows_again(
-                    top, stop, columns, alleles, rows_of, calls, excluded, g, ratios, prior, mass,
+                rows_again(
+                    top, stop, columns, alleles, rows_of, calls, g, ratios, priors, cells, mass,
                     block_rows,
                 )  # fmt: skip
                 if wanted:
                     left_rows[0] = kept_left[block]
                     for at in range(top + 1, stop):
                         left_rows[at - top] = left_rows[at - top - 1]
-                        _note_mismatches(
+                        note_mismatches(
                             alleles[rows_of[at]], calls[at], cm[columns[at]], left_rows[at - top]
                         )
             ahead = block_rows[inside] if gap > 0 else flat
+            prior = priors[cells[gap]]
             for s in range(n_settings):
-                whole[s, 0] = _overlap(ahead[s], backward[s])
+                whole[s, 0] = overlap(ahead[s], backward[s])
                 whole[s, 1] = mass[s, gap - 1] if gap > 0 else one
                 whole[s, 2] = behind[s]
                 inner = 0 < gap < n_observed
-                switches[s] = _switch(g[s], columns[gap - 1], columns[gap]) if inner else one
+                switches[s] = switch_between(g[s], columns[gap - 1], columns[gap]) if inner else one
             if few:
-                m = _pick_states(ahead, backward, whole, switches, reach, flags, picked)
+                m = _pick_states(ahead, backward, prior, whole, switches, reach, flags, picked)
             width = end - begin
             if len(sums) < width:
                 sums = np.empty((width, wide), dtype=np.float32)
@@ -371,7 +216,7 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
             if wanted and (len(local) < width or local.shape[1] < m):
                 local = np.empty((max(width, len(local)), max(m, local.shape[1])), dtype=np.uint8)
             sums[:width] = np.float32(0.0)
-            _describe_near(ahead, backward, picked[:m], near[:m], whole, rest)
+            others = describe_near(ahead, backward, prior, picked[:m], near[:m], whole, rest)
             from_left = np.searchsorted(edges, begin - core, side="right") - 1
             segments[0] = from_left
             segments[1] = np.searchsorted(edges, end - core, side="left")
@@ -388,7 +233,7 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                 marks = local
             else:
                 marks = unmarked
-            _add_up(
+            add_up(
                 segments, begin - core, end - core, sites, first, picked[:m], bounds,
                 near[:m], sums, marks,
             )  # fmt: skip
@@ -400,7 +245,7 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                         nothing[0, 0] = one
                     n_hidden += 1
                     lone[0] = e
-                    _add_up(
+                    add_up(
                         segments, begin - core, end - core, sites, first, lone, bounds,
                         nothing, hidden, unmarked,
                     )  # fmt: skip
@@ -414,17 +259,18 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                 carried = np.float32(count[at])
                 if n_hidden > 0:
                     carried -= hidden[site - begin, 0]
-                share = (carried - found[3 * n_settings]) * spread
+                share = (carried - found[3 * n_settings + 1]) * spread
                 mean = np.float32(0.0)
                 least, most = _LOGIT_LIMIT, -_LOGIT_LIMIT
                 for s in range(n_settings):
                     r1, r2 = switch_left[s, at], switch_right[s, at]
                     if not adjacent:
-                        r1 = _switch(g[s], columns[gap - 1], site) if gap > 0 else one
-                        r2 = _switch(g[s], site, columns[gap]) if gap < n_observed else one
-                    value = _carriers_share(
+                        r1 = switch_between(g[s], columns[gap - 1], site) if gap > 0 else one
+                        r2 = switch_between(g[s], site, columns[gap]) if gap < n_observed else one
+                    value = carriers_share(
                         found[3 * s] + share * rest[s, 0], found[3 * s + 1] + share * rest[s, 1],
-                        found[3 * s + 2] + share * rest[s, 2], carried, whole[s], size, r1, r2,
+                        found[3 * s + 2] + share * rest[s, 2],
+                        found[3 * n_settings] + share * others, whole[s], r1, r2,
                     )  # fmt: skip
                     value = min(max(value, np.float32(0.0)), one)  # large sums round
                     mean += value
@@ -450,12 +296,13 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
         j = gap - 1
         row = alleles[rows_of[j]]
         for s in range(n_settings):
-            switch = one if gap == n_observed else _switch(g[s], columns[j], columns[gap])
-            keep = (one - switch) * size / behind[s]
-            sum_ = _backward_row(backward[s], keep, switch, row, calls[j], ratios[s])
-            behind[s] = _leave_out(backward[s], sum_, excluded)
+            switch = one if gap == n_observed else switch_between(g[s], columns[j], columns[gap])
+            keep = (one - switch) / behind[s]
+            behind[s] = backward_row(
+                backward[s], keep, switch, priors[cells[j]], row, calls[j], ratios[s]
+            )
         if wanted:
-            _note_mismatches(row, calls[j], cm[columns[j]], right)
+            note_mismatches(row, calls[j], cm[columns[j]], right)
 
 
 @_compiled(parallel=True)

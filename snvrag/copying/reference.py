@@ -2,13 +2,14 @@
 
 Forward-backward over observed sites only; between two of them the posterior of every state has a
 closed form, so a masked site costs a sum over the carriers of its minor allele and no recursion.
-With π = 1 / states, genetic coordinate g and R(a, b) = 1 - exp(-(g_b - g_a)):
+With π the chance to switch to a state, genetic coordinate g and R(a, b) = 1 - exp(-(g_b - g_a)):
 
     A_1 = norm(π e_1)      A_j = norm(((1 - R) A_{j-1} + R π) e_j)
     B_J = norm(e_J)        B_j = norm(((1 - R) B_{j+1} + R) e_j),     norm: Σ π B = 1
     post_l(k) ∝ ((1 - R1) A_j + R1 π) ((1 - R2) B_{j+1} + R2)         o_j < l < o_{j+1}
     p_l = Σ_k post_l(k) [k carries ALT at l]
 
+π is 1 / states up to 1,000 states, beyond them that of :mod:`snvrag.copying.relatedness`.
 e_j(k) is 1 - ε where the reference allele equals the target's, else ε; a site with a missing call
 is not observed. Without a network the probabilities of a small bank of settings (c, ε) are
 averaged; a network takes the logits of a larger bank, and what else the posterior and the runs of
