@@ -1,13 +1,15 @@
 # make demo   create .venv, install, and run the main job on the bundled example
 # make test   run the tests
 # make lint   ruff and mypy
-# make bench  benchmarks, on the real data beside the checkout where it is there
+# make bench  benchmarks, on the real data beside the checkout where it is there, and on a simulated
+#             chromosome: SIZE=small, or SIZE=full of 2,504 samples x 150,000 sites (an hour or so)
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEMO   := demo
+SIZE   := small
 
 .PHONY: demo test lint bench clean
 
@@ -49,6 +51,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/accuracy.py --runs .bench-runs
 	$(BIN)/python benchmarks/peers.py --model .bench-runs/run-42
+	$(BIN)/python benchmarks/chromosome.py --size $(SIZE) --data .bench-runs/chromosome-$(SIZE) \
+	    --plot .bench-runs/growth-$(SIZE).png
 
 clean:
 	rm -rf $(VENV) $(DEMO) .bench-runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -133,7 +133,7 @@ def _proportional_mb(pid: int) -> float:
 
 
 def main() -> None:
-    """Run all and print a table."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -144,19 +144,24 @@ def main() -> None:
     if not arguments.vcf.exists():
         print(f"skipped: {arguments.vcf} is not there")
         return
-    size = arguments.vcf.stat().st_size
-    rows = tools(arguments.vcf2zarr, len(os.sched_getaffinity(0)))
+    compare(arguments.vcf, arguments.vcf2zarr, arguments.repeat)
+
+
+def compare(vcf: Path, vcf2zarr: str, repeat: int) -> None:
+    """Run all tools ``repeat`` times and print a table."""
+    size = vcf.stat().st_size
+    rows = tools(vcf2zarr, len(os.sched_getaffinity(0)))
     costs: dict[Tool, list[Cost]] = {tool: [] for tool in rows}
     failed: dict[Tool, str] = {}
-    for _ in range(arguments.repeat):
+    for _ in range(repeat):
         for tool in rows:
             if tool in failed:
                 continue
             try:
-                costs[tool].append(measure(tool, arguments.vcf))
+                costs[tool].append(measure(tool, vcf))
             except ToolError as error:
                 failed[tool] = str(error)
-    print(f"convert {arguments.vcf} ({size:,} bytes), best of {arguments.repeat}")
+    print(f"convert {vcf} ({size:,} bytes), best of {repeat}")
     print(
         f"{'tool':24} {'cores':>5} {'wall s':>8} {'CPU s':>8} {'peak MB':>8} {'bytes':>13} "
         f"{'of VCF':>7} {'wall / snvrag':>13}"

@@ -18,7 +18,6 @@ and by snvrag's.
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -41,6 +40,13 @@ DATA = Path(__file__).resolve().parents[2] / "shared/data/chr20/dev"
 TARGETS = ("array", "random10", "random50")
 EFFECTIVE_SIZE = 20_000
 FORMULAS = {"ratio": variance_ratio, "snvrag": estimated_r2}
+# A process has the peak memory of the one that started it, so a small one starts the command.
+METER = (
+    "import os, sys; pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ); "
+    "_, status, used = os.wait4(pid, 0); "
+    "print('\\n', used.ru_utime + used.ru_stime, used.ru_maxrss / 1024); "
+    "sys.exit(os.waitstatus_to_exitcode(status) != 0)"
+)
 EDGES = ("<=.005", "<=.01", "<=.02", "<=.05", "<=.1", "<=.2", "<=.5", "all")
 
 
@@ -82,24 +88,31 @@ def measure(command: list[str]) -> Cost:
         RuntimeError: it failed; holds the end of what it printed.
     """
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert process.stdout is not None  # noqa: S101 - a pipe was asked for
-    with process.stdout as pipe:
-        said = pipe.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command[:4])}: {said.decode()[-400:]}")
-    cpu = usage.ru_utime + usage.ru_stime
-    return Cost(cpu, time.perf_counter() - began, usage.ru_maxrss / 1024)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", METER, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    wall = time.perf_counter() - began
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[:4])}: {done.stdout.decode()[-400:]}")
+    cpu, peak = done.stdout.split()[-2:]
+    return Cost(float(cpu), wall, float(peak))
 
 
-def run_snvrag(case: Case, *more: str) -> tuple[Path, Cost]:
-    """Impute with the copying model, or with what ``more`` asks for."""
+def snvrag_command(case: Case, *more: str) -> tuple[Path, list[str]]:
+    """What it writes and the command: imputes with the copying model or as ``more`` asks for."""
     out = case.folder / "snvrag.vcf.gz"
     command = [sys.executable, "-m", "snvrag", "impute", str(case.vcf), "-r"]
     command += [str(case.folder / "panel.h5"), "-o", str(out), "--threads", "1", "--force", "-q"]
     command += ["--map", str(case.map("plink.map")), *(["--hds"] if case.haplotypes else []), *more]
+    return out, command
+
+
+def run_snvrag(case: Case, *more: str) -> tuple[Path, Cost]:
+    """Impute with the copying model, or with what ``more`` asks for."""
+    out, command = snvrag_command(case, *more)
     first = measure(command)
     cost = measure(command)
     say(f"    snvrag, first run of the installation: {first.cpu_seconds:.1f} CPU s")

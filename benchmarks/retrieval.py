@@ -1,6 +1,6 @@
 """Exact nearest haplotypes of one window: float embeddings against packed alleles.
 
-    python benchmarks/retrieval.py [--haplotypes 5008] [--dims 384] [--embedded 256]
+    python benchmarks/retrieval.py [--haplotypes 5008] [--dims 384] [--embedded 256] [--k 1]
 
 One thread. The full embedding (L·D floats per haplotype) needs 3.9 GB at 5,008 haplotypes, so it is
 measured on ``--embedded`` haplotypes and its figures are extrapolated linearly, which is said.
@@ -40,7 +40,9 @@ def row(name: str, size: float, build: float | None, search: float, note: str = 
     print(f"{name:34} {size:15,.0f} {shown} {search * 1e3:11,.2f}  {note}")
 
 
-def embedding_row(alleles: np.ndarray, queries: np.ndarray, dims: int, embedded: int) -> None:
+def embedding_row(
+    alleles: np.ndarray, queries: np.ndarray, dims: int, embedded: int, k: int
+) -> None:
     """IndexFlatL2 over L·D, on a part of the haplotypes, extrapolated."""
     config = ModelConfig(dims=dims, heads=dims // 32)
     embed = SiteEmbedder(SiteEmbedding(config, LENGTH))
@@ -55,7 +57,7 @@ def embedding_row(alleles: np.ndarray, queries: np.ndarray, dims: int, embedded:
     flat = faiss.IndexFlatL2(LENGTH * dims)
     build = best(lambda: (flat.reset(), flat.add(vectors(alleles[:part]))), 1)
     asked = vectors(queries)
-    search = best(lambda: flat.search(asked, 1), 1)
+    search = best(lambda: flat.search(asked, k), 1)
     scale = len(alleles) / part
     note = f"measured on {part}, extrapolated x{scale:.1f}" if scale > 1 else ""
     size = len(alleles) * LENGTH * dims * 4
@@ -68,38 +70,51 @@ def main() -> None:
     parser.add_argument("--haplotypes", type=int, default=5008)
     parser.add_argument("--dims", type=int, default=384)
     parser.add_argument("--embedded", type=int, default=256)
+    parser.add_argument("--k", type=int, default=1, help="neighbours that the table searches")
     arguments = parser.parse_args()
+    generator = np.random.default_rng(0)
+    alleles = (generator.random((arguments.haplotypes, SITES)) < 0.3).astype(np.uint8)
+    compare(alleles, arguments.dims, arguments.embedded, arguments.k)
+
+
+def compare(alleles: np.ndarray, dims: int, embedded: int, k: int) -> None:
+    """Print all of one window.
+
+    Args:
+        alleles: uint8 [haplotypes, SITES].
+        dims: of the float embedding.
+        embedded: haplotypes that it is measured on.
+        k: neighbours that the table searches.
+    """
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    generator = np.random.default_rng(0)
-    n = arguments.haplotypes
-    alleles = (generator.random((n, SITES)) < 0.3).astype(np.uint8)
+    n = len(alleles)
     queries = alleles[: 2 * SAMPLES]
-    print(f"{n:,} haplotypes x {SITES} sites, {len(queries)} queries, K = 1, one thread")
+    print(f"{n:,} haplotypes x {SITES} sites, {len(queries)} queries, K = {k}, one thread")
     print(f"{'index':34} {'bytes':>15} {'build ms':>11} {'search ms':>11}")
-    embedding_row(alleles, queries, arguments.dims, arguments.embedded)
+    embedding_row(alleles, queries, dims, embedded, k)
 
     floats = alleles.astype(np.float32)
     flat = faiss.IndexFlatL2(SITES)
     build = best(lambda: (flat.reset(), flat.add(floats)))
-    search = best(lambda: flat.search(floats[: len(queries)], 1))
+    search = best(lambda: flat.search(floats[: len(queries)], k))
     row(f"IndexFlatL2, L = {SITES}", floats.nbytes, build, search)
 
     index = BinaryIndex.build(alleles, SITES)
     build = best(lambda: BinaryIndex.build(alleles, SITES).to_bytes())
-    search = best(lambda: index.search(queries, 1))
+    search = best(lambda: index.search(queries, k))
     row("IndexBinaryFlat, 512 bits", index.nbytes, build, search)
-    search = best(lambda: index.search(queries, 1, device="cpu:0"))
+    search = best(lambda: index.search(queries, k, device="cpu:0"))
     row("+-1 matmul, torch float32", n * LENGTH * 4, None, search, "packing included")
 
-    observed = generator.random(SITES) < 0.4
+    observed = np.random.default_rng(0).random(SITES) < 0.4
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "index_0.faiss"
         jit = best(lambda: path.write_bytes(BinaryIndex.build(alleles, SITES).to_bytes()))
         read = best(lambda: BinaryIndex.from_bytes(path.read_bytes(), SITES, path))
     mask = best(lambda: index.masked(observed))
     wide = BinaryIndex.join([index, index, index])
-    own = np.arange(2 * SAMPLES) // 2 * 2
+    own = np.arange(len(queries)) // 2 * 2
     exclude = np.stack([own, own + 1], axis=1)
     pattern = np.tile(observed, 3)
     asked = np.tile(queries, 3)
@@ -109,8 +124,8 @@ def main() -> None:
         f"mask {mask * 1e3:.2f} ms"
     )
     print(
-        f"a batch of {SAMPLES} samples over window and flanks, K = {K}, own sample excluded: "
-        f"mask and search {batch * 1e3:.2f} ms"
+        f"a batch of {len(queries) // 2} samples over window and flanks, K = {K}, own sample "
+        f"excluded: mask and search {batch * 1e3:.2f} ms"
     )
 
 

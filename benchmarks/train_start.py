@@ -20,19 +20,24 @@ EXAMPLE = ROOT / "snvrag/example_data/panel.vcf.gz"
 SNVRAG = [sys.executable, "-m", "snvrag"]
 
 
-def first_step(words: list[str]) -> float:
-    """Seconds from the start of the process to the line that tells of the first step."""
+def first_step(words: list[str]) -> tuple[float, float]:
+    """Seconds from the start of the process to the line that tells of the first step, and its MB.
+
+    Both are NaN where the process ends without. The memory is the highest so far.
+    """
     began = time.perf_counter()
     process = subprocess.Popen([*SNVRAG, *words], stderr=subprocess.PIPE, text=True)
-    seconds = float("nan")
+    seconds = peak = float("nan")
     assert process.stderr is not None  # noqa: S101 - a pipe was asked for
     for line in process.stderr:
         if re.match("first optimiser step", line):
             seconds = time.perf_counter() - began
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
             break
     process.kill()
     process.communicate()
-    return seconds
+    return seconds, peak
 
 
 def main() -> None:
@@ -44,8 +49,8 @@ def main() -> None:
         panel = f"{folder}/panel.h5"
         subprocess.run([*SNVRAG, "convert", str(source), "-o", panel, "-q"], check=True)
         for name in ("a", "b"):
-            seconds = first_step(["train", panel, "-o", f"{folder}/{name}", "--no-progress"])
-        print(f"{source}: first optimiser step {seconds:.2f} s after the command")
+            seconds, peak = first_step(["train", panel, "-o", f"{folder}/{name}", "--no-progress"])
+        print(f"{source}: first optimiser step {seconds:.2f} s after the command, {peak:.0f} MB")
         began = time.perf_counter()
         command = [*SNVRAG, "build-index", panel, f"{folder}/index", "--force"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)

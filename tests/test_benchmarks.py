@@ -1,6 +1,8 @@
 """The benchmarks are run by hand: these tests only see that they still start."""
 
+import importlib
 import importlib.util
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,14 @@ def test_every_benchmark_starts(path):
     )
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+def test_the_slope_of_growth_is_the_power(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    slope = importlib.import_module("chromosome").slope
+    assert slope([1, 2, 4, 8], [3.0, 6.0, 12.0, 24.0]) == pytest.approx(1)
+    assert slope([10, 100], [5.0, 500.0]) == pytest.approx(2)
+    assert math.isnan(slope([1, 2], [0.0, 1.0]))
 
 
 def test_the_step_benchmark_measures_both_networks(monkeypatch, capsys):

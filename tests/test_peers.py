@@ -93,6 +93,18 @@ def test_model_only_and_json(peers, capsys, tmp_path):
     assert caught.value.code == 2
 
 
+def test_memory_and_seconds_are_the_commands_own(peers):
+    measure = peers[0].module.measure
+    here = b"1" * (150 << 20)
+    small = measure([sys.executable, "-I", "-c", "pass"])
+    large = measure([sys.executable, "-I", "-c", "sum(b'1' * (40 << 20))"])
+    assert small.peak_mb < 60 < len(here) >> 20
+    assert large.peak_mb > small.peak_mb + 30
+    assert large.cpu_seconds > small.cpu_seconds + 0.05
+    with pytest.raises(RuntimeError, match="no-such-program"):
+        measure(["no-such-program"])
+
+
 def test_confidence_parts_tool_from_formula(peers, capsys, tmp_path, monkeypatch):
     run, seen = peers
     run("--confidence")

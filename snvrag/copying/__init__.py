@@ -1,6 +1,7 @@
 """The copying model of Li & Stephens: probabilities, and evidence for a network."""
 
 from snvrag.copying.describing import N_FEATURES, N_LOGITS, REACH_CM, SURE_LOGIT
+from snvrag.copying.kernels import PICK_ABOVE
 from snvrag.copying.perceptron import refine_rows
 from snvrag.copying.reference import (
     DEFAULT_BANK,
@@ -21,6 +22,7 @@ __all__ = [
     "EVIDENCE_BANK",
     "N_FEATURES",
     "N_LOGITS",
+    "PICK_ABOVE",
     "REACH_CM",
     "SURE_LOGIT",
     "Bank",
