@@ -14,8 +14,10 @@ from snvrag.copying.reference import (
     mismatch_probability,
     set_threads,
 )
+from snvrag.copying.relatedness import CELL_CM
 
 __all__ = [
+    "CELL_CM",
     "DEFAULT_BANK",
     "EVIDENCE_BANK",
     "N_FEATURES",
