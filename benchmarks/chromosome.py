@@ -17,8 +17,8 @@ growth     ``convert`` and ``impute`` without a network at an eighth, a quarter,
            without what the same command takes on almost nothing (*start-up*)
 
 CPU seconds are user + system. In ``impute`` and ``growth`` every process has one thread, and no two
-run at a time; ``growth`` takes the best CPU seconds of N runs and the highest peak memory. Compiled
-kernels are warmed up first. A tool that is not installed is skipped. Needs ``bcftools``; Linux.
+run at a time; the best seconds and the highest peak memory of N runs count. Compiled kernels are
+warmed up first. A tool that is not installed is skipped. Needs ``bcftools``; Linux.
 """
 
 import argparse
@@ -28,14 +28,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cyvcf2
 import numpy as np
 from convert import compare as compare_converters
-from peers import Case, Cost, header, measure, row, snvrag_command
+from peers import Case, Cost, header, measure, row, say, snvrag_command
 from peers import compare as compare_peers
 from retrieval import compare as compare_indexes
 from train_start import SNVRAG, first_step
@@ -110,9 +110,8 @@ def spent(cost: Cost) -> str:
     )
 
 
-def best_of(command: list[str], repeat: int) -> Cost:
+def best(costs: Sequence[Cost]) -> Cost:
     """Least seconds and highest memory of some runs."""
-    costs = [measure(command) for _ in range(repeat)]
     return Cost(
         min(cost.cpu_seconds for cost in costs),
         min(cost.wall_seconds for cost in costs),
@@ -131,7 +130,7 @@ def index_section(bench: Bench) -> None:
     """All windows by the command; single ones just in time, of which the median is told."""
     folder = bench.work / "index"
     command = [*SNVRAG, "build-index", str(bench.panel), str(folder), "--force", "-q"]
-    cost = best_of(command, bench.options.repeat)
+    cost = best([measure(command) for _ in range(bench.options.repeat)])
     files = list(folder.glob("index_*.faiss"))
     size = sum(path.stat().st_size for path in files)
     print(f"build-index, {len(files)} windows, {size:,} bytes: {spent(cost)}")
@@ -220,15 +219,29 @@ class Point:
     impute: Cost
 
 
-def measure_point(subsets: Subsets, size: Size, repeat: int) -> Point:
-    """Convert and impute."""
-    case = subsets.case(size)
-    panel = case.folder / "panel.h5"
-    convert = best_of(convert_command(case.data / "panel.vcf.gz", panel), repeat)
+def measure_point(case: Case) -> tuple[Cost, Cost]:
+    """Convert and impute once."""
+    convert = measure(convert_command(case.data / "panel.vcf.gz", case.folder / "panel.h5"))
     out, command = snvrag_command(case)
-    impute = best_of(command, repeat)
+    impute = measure(command)
     out.unlink()
-    return Point(size, convert, impute)
+    return convert, impute
+
+
+def measure_points(subsets: Subsets, sizes: list[Size], repeat: int) -> list[Point]:
+    """The sizes take turns, so that what else the machine does meets all of them."""
+    cases = [subsets.case(size) for size in sizes]
+    # Compiles what is not compiled yet.
+    measure_point(cases[-1])
+    found: list[list[tuple[Cost, Cost]]] = [[] for _ in sizes]
+    for turn in range(repeat):
+        for costs, case in zip(found, cases, strict=True):
+            costs.append(measure_point(case))
+        say(f"    turn {turn + 1} of {repeat} done")
+    return [
+        Point(size, *map(best, zip(*costs, strict=True)))
+        for size, costs in zip(sizes, found, strict=True)
+    ]
 
 
 def slope(sizes: list[int], seconds: list[float]) -> float:
@@ -243,27 +256,28 @@ def growth_section(bench: Bench) -> None:
     if shutil.which("bcftools") is None:
         print("skipped: bcftools is not installed")
         return
-    repeat = bench.options.repeat
     subsets = Subsets(bench)
-    whole = subsets.whole
-    measure_point(subsets, replace(whole, sites=whole.sites // PARTS[0]), 1)  # warm-up
-    start = measure_point(subsets, START, repeat)
-    last = measure_point(subsets, whole, repeat)
+    axes = {axis: [part_of(subsets.whole, axis, part) for part in PARTS] for axis in NAMES}
+    # All of the data is the last of every axis.
+    sizes = list(dict.fromkeys([START, *(size for of in axes.values() for size in of)]))
+    found = dict(zip(sizes, measure_points(subsets, sizes, bench.options.repeat), strict=True))
     print(f"{'':8} {'panel':>7} {'':>7} {'---- convert ----':>23} {'---- impute ----':>23}")
     titles = f"{'CPU s':>7} {'wall s':>7} {'MB':>7} "
     print(f"{'sites':>8} {'samples':>7} {'targets':>7} {titles}{titles}")
+    start = found[START]
     print_point(start, "start-up")
-    points: dict[str, list[Point]] = {}
-    for axis in NAMES:
-        points[axis] = []
-        for part in PARTS:
-            size = replace(whole, **{axis: max(1, getattr(whole, axis) // part)})
-            point = last if part == 1 else measure_point(subsets, size, repeat)
-            points[axis].append(point)
+    points = {axis: [found[size] for size in of] for axis, of in axes.items()}
+    for axis, of in points.items():
+        for point in of:
             print_point(point)
-        print_slopes(axis, points[axis], start)
+        print_slopes(axis, of, start)
     if bench.options.plot:
         plot(points, start, bench.options.plot)
+
+
+def part_of(whole: Size, axis: str, part: int) -> Size:
+    """A ``part``-th of the sites, targets or samples, and all of the others."""
+    return replace(whole, **{axis: max(1, getattr(whole, axis) // part)})
 
 
 def print_point(point: Point, note: str = "") -> None:
