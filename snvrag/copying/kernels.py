@@ -311,7 +311,7 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
             note_mismatches(row, calls[j], cm[columns[j]], right)
 
 
-@_compiled(parallel=True, nogil=True)
+@_compiled(parallel=True)
 def impute_targets(
     observed: Any, at_observed: Any, core: Any, sites: Any, first: Any, edges: Any, count: Any,
     excluded: Any, targets: Any, g: Any, ratios: Any, switch_left: Any, switch_right: Any,
