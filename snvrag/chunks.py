@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.config import WindowConfig
+from snvrag.copying import CELL_CM
 from snvrag.errors import UsageError
 from snvrag.panel import Panel
 from snvrag.windows import WindowPlan
@@ -44,6 +45,11 @@ _ROWS_BYTES = 1100
 _REFINED_ROWS_BYTES = 2300
 _KEPT_BYTES = 3
 _REFINED_KEPT_BYTES = 7
+# Of each of the copying model's cells, per thread and panel haplotype: the longest run and π.
+_CELL_BYTES = 8
+# Carriers are counted in int32. There may be more than the panel's counts say, as not all
+# haplotypes judge which allele is minor.
+_MOST_CARRIERS = 1 << 30
 # Positions of one panel site, all that a process beside the first one reads of it.
 _WORKER_SITE_BYTES = 40
 # With several processes, parts per process: with more, all would end at more nearly the same time,
@@ -166,6 +172,7 @@ class ChunkPlanner:
         self._held = held
         kept = _REFINED_KEPT_BYTES if refined else _KEPT_BYTES
         self._per_observed = threads * kept * panel.n_haplotypes
+        self._per_cell = threads * _CELL_BYTES * panel.n_haplotypes
         self._per_core = 2 * n_targets  # the result
         # Where each haplotype's sites between two observed ones begin.
         self._per_segment = 4 * (panel.n_haplotypes + 1)
@@ -241,7 +248,9 @@ class ChunkPlanner:
         )
 
     def _fits(self, chunk: Chunk) -> bool:
-        return self._first + self._jobs * chunk.n_bytes <= self.memory
+        carriers = self._carriers[chunk.end] - self._carriers[chunk.start]
+        fits = self._first + self._jobs * chunk.n_bytes <= self.memory
+        return bool(fits and carriers <= _MOST_CARRIERS)
 
     def _too_little(self, chunk: Chunk) -> UsageError:
         megabytes = self.total_bytes([chunk]) / 2**20
@@ -264,7 +273,11 @@ class ChunkPlanner:
         n_bytes += _CARRIER_BYTES * int(self._carriers[end] - self._carriers[start])
         within = np.searchsorted(self._observed, [start, end])
         n_bytes += self._per_segment * int(within[1] - within[0] + 1)
-        n_bytes += self._per_observed * int(inside[1] - inside[0])
+        n_observed = int(inside[1] - inside[0])
+        n_bytes += self._per_observed * n_observed
+        ends = self._cm[[flanks[0], flanks[1] - 1]] // CELL_CM
+        cells = int(ends[1] - ends[0]) + 1
+        n_bytes += self._per_cell * min(cells, n_observed)
         chrom = str(self._windows.windows[first].chrom)
         return Chunk(number, chrom, start, end, *flanks, (first, last), n_bytes)
 

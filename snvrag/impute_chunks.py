@@ -65,8 +65,9 @@ class PartMaker:
         def load(name: str) -> Any:
             return np.load(folder / f"{name}.npy", allow_pickle=False)
 
-        # Mapped, so that all processes have the one largest array in memory once.
-        calls = np.load(folder / "calls.npy", mmap_mode="r", allow_pickle=False)
+        # Mapped, so that all processes have the one largest array in memory once; not as read-only,
+        # for which the kernels would be compiled a second time.
+        calls = np.load(folder / "calls.npy", mmap_mode="c", allow_pickle=False)
         target = TargetCalls(load("observed"), calls)
         return cls(panel, target, load("cm"), load("exclude"), load("judges"), network)
 

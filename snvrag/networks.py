@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from snvrag.chunks import Chunk
 from snvrag.config import WindowConfig
-from snvrag.copying import DEFAULT_BANK, Bank
+from snvrag.copying import DEFAULT_BANK, PICK_ABOVE, Bank
 from snvrag.errors import UsageError
 from snvrag.genetic_map import GeneticMap
 from snvrag.light import LightWeights
@@ -109,6 +109,13 @@ class ChosenNetwork:
                 "%s was trained with another genetic map than the one in use (%s)",
                 path,
                 maps.source,
+            )
+        if run.portable and panel.n_haplotypes > PICK_ABOVE:
+            logger.warning(
+                "%s learned from smaller panels: with %s haplotypes the copying model alone, "
+                "without -m, is the more accurate; a network trained on this panel may be better",
+                path,
+                f"{panel.n_haplotypes:,}",
             )
         kind = run.config.model.network
         if kind == "light":

@@ -157,10 +157,19 @@ def shared_arrays(folder: Path, **arrays: NDArray[Any]) -> Iterator[Path]:
     """Put arrays where several processes can read them, for the time of the context.
 
     Yields a folder with a file ``<name>.npy`` for each.
+
+    Raises:
+        OutputError: they cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix=_SHARED, dir=folder) as place:
         for name, array in arrays.items():
-            np.save(Path(place, f"{name}.npy"), array, allow_pickle=False)
+            try:
+                np.save(Path(place, f"{name}.npy"), array, allow_pickle=False)
+            except OSError as error:
+                raise OutputError(
+                    f"{folder}: cannot be written to ({error.strerror or error})",
+                    "free some space, or choose another --work-dir",
+                ) from error
         yield Path(place)
 
 

@@ -359,6 +359,31 @@ def test_interruption_cleans_up(tmp_path, number, code):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.vcf"]
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_within_a_callback_is_not_lost(number, code):
+    program = f"""
+import os, time, weakref
+from snvrag.cli import app
+
+class Anything:
+    pass
+
+def command(**_):
+    anything = Anything()
+    reference = weakref.ref(anything, lambda _: os.kill(os.getpid(), {int(number)}))
+    del anything
+    time.sleep(30)
+
+app.app = command
+app.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == code
+    assert done.stderr == "interrupted\n"
+
+
 def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m snvrag windows --total-snps 90000000 --json | head -1"
     result = subprocess.run(  # noqa: S602

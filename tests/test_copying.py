@@ -2,6 +2,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -269,6 +271,22 @@ def test_nobody_to_copy_from_gives_the_major_allele():
     assert not minor[~observed].any()
     evidence = copying_evidence(reference, calls, cm, bp, exclude=own)
     assert (evidence[..., 0] < -9).all()
+
+
+def test_other_threads_go_on_while_the_kernels_run():
+    """A worker process notices in one that nobody leads it any more."""
+    alleles, observed, calls, cm, bp = make_case(2, n=900, sites=4_000, targets=60, rate=0.5)
+    reference = Reference.of(alleles, observed)
+    copying_probability(reference, calls[:1], cm, bp)
+    began = time.monotonic()
+    thread = threading.Thread(target=copying_probability, args=(reference, calls, cm, bp))
+    thread.start()
+    longest, before = 0.0, time.monotonic()
+    while thread.is_alive():
+        time.sleep(0.001)
+        now = time.monotonic()
+        longest, before = max(longest, now - before), now
+    assert longest < 0.5 * (time.monotonic() - began)
 
 
 def test_an_installation_without_a_place_for_compiled_code_works(tmp_path):

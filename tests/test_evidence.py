@@ -150,6 +150,18 @@ def test_excluded_haplotypes_leave_no_trace():
     np.testing.assert_allclose(features(reference), features(changed), atol=2e-4)
 
 
+def test_an_excluded_haplotype_that_alone_matches_overflows_nothing():
+    """Its likelihood exceeds the others' by thousands at every observed site."""
+    reference = np.zeros((40, 400), dtype=np.uint8)
+    reference[0, ::2] = 1
+    reference[1, 1::2] = 1
+    observed = np.arange(400) % 2 == 0
+    query = reference[:1, observed].astype(np.int8)
+    cm, bp = np.arange(400) * 0.01, np.arange(400, dtype=np.int64) * 1_000
+    found = Reference.of(reference, observed)
+    assert np.isfinite(copying_evidence(found, query, cm, bp, exclude=np.array([[0, -1]]))).all()
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_no_observed_site_and_no_masked_site(share):
     reference, queries, observed, cm, bp = case(share=share)

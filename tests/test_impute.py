@@ -12,6 +12,8 @@ from conftest import impute_and_measure, mosaic, write_vcf
 from helpers_vcf import bgzip, write_vcf_rows
 
 from snvrag import chunks, imputation
+from snvrag.chunks import ChunkPlanner
+from snvrag.config import WindowConfig
 from snvrag.conversion import convert
 from snvrag.dosage import estimated_r2, variance_ratio
 from snvrag.errors import InputError, MismatchError, OutputError, UsageError
@@ -260,6 +262,31 @@ def test_less_memory_means_more_chunks_and_the_same_result(case, tmp_path):
     assert difference.max() < 0.05
     with pytest.raises(UsageError, match="--max-memory"):
         run(case, tmp_path, "no.vcf.gz", max_memory=1000)
+
+
+def test_lists_of_carriers_stay_within_their_integers(case, tmp_path, monkeypatch):
+    whole = run(case, tmp_path, "a.vcf.gz")
+    with Panel.open(case / "panel.h5") as panel:
+        carriers = int(np.minimum(panel.ac, panel.an - panel.ac).sum())
+    monkeypatch.setattr(chunks, "_MOST_CARRIERS", carriers // 2)
+    parts = run(case, tmp_path, "b.vcf.gz")
+    assert (whole.chunks, parts.chunks > 1) == (1, True)
+    assert (tmp_path / "a.vcf.gz").read_bytes() == (tmp_path / "b.vcf.gz").read_bytes()
+
+
+def test_the_estimate_grows_with_the_cells_of_the_related_prior(case):
+    with Panel.open(case / "panel.h5") as panel:
+        observed = np.arange(0, panel.n_sites, 5)
+        wanted = np.ones(panel.n_sites, dtype=bool)
+
+        def n_bytes(length, threads):
+            cm = np.linspace(0, length, panel.n_sites)
+            planner = ChunkPlanner(panel, cm, 2**40, observed, WindowConfig(), 8, threads)
+            return max(chunk.n_bytes for chunk in planner.plan(wanted))
+
+        for threads in (1, 4):
+            more = n_bytes(100.5, threads) - n_bytes(0.5, threads)
+            assert more == 8 * 100 * threads * panel.n_haplotypes
 
 
 @pytest.mark.usefixtures("short_flanks")

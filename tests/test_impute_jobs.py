@@ -17,8 +17,10 @@ from snvrag.config import run_config
 from snvrag.conversion import convert
 from snvrag.errors import InputError, MismatchError, OutputError, UsageError, WorkError
 from snvrag.imputation import impute
+from snvrag.impute_chunks import PartMaker
 from snvrag.networks import ChosenNetwork
 from snvrag.training import train
+from snvrag.workdir import shared_arrays
 
 N_SITES = 2600
 WINDOWS = 6
@@ -223,6 +225,30 @@ def test_interrupted_all_processes_end_and_the_same_command_goes_on(case, tmp_pa
     assert done.returncode == 0, done.stderr
     assert f"({n_kept} from an earlier run)" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.vcf.gz", "o.vcf.gz.tbi"]
+
+
+def test_calls_in_a_worker_are_of_the_kind_that_the_kernels_are_compiled_for(tmp_path):
+    """Numba takes a read-only array for another type, and would compile all once more."""
+    calls = np.zeros((2, 3), dtype=np.int8)
+    rest = dict.fromkeys(("observed", "cm", "exclude", "judges"), np.zeros(3))
+    with shared_arrays(tmp_path, calls=calls, **rest) as folder:
+        found = PartMaker.of_arrays(folder, None, None)._target.alleles
+        assert found.flags.writeable
+        found[:] = 1
+        assert not np.load(folder / "calls.npy").any()
+
+
+def test_what_cannot_be_shared_is_told(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError("12 requested and 3 written")
+
+    monkeypatch.setattr(np, "save", full)
+    with (
+        pytest.raises(OutputError, match=rf"{tmp_path}: cannot be written to \(12 requested"),
+        shared_arrays(tmp_path, calls=np.zeros(3)),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_fails_in_a_worker_is_told_as_in_one_process(case, tmp_path):

@@ -1,4 +1,4 @@
-"""ORIGINAL B50: memory of a run must not grow with the number of windows."""
+"""ORIGINAL B50: memory of a run must not grow with the number of windows, or of sites."""
 
 import os
 import subprocess
@@ -75,3 +75,38 @@ def test_memory_of_training_does_not_grow_with_the_number_of_windows(tmp_path, o
             words += ["--targets", panel]
         peaks[n_windows] = peak_megabytes(*words)
     assert peaks[300] <= 1.1 * peaks[30], peaks
+
+
+def sparse_target(path, n_windows):
+    """Four people with a call at every twentieth site of :func:`long_panel`."""
+    generator = np.random.default_rng(1)
+    lines = ["##fileformat=VCFv4.2", "##contig=<ID=20>"]
+    lines.append('##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">')
+    lines.append("#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT\tT0\tT1\tT2\tT3")
+    for site in range(0, n_windows * WINDOW, 20):
+        calls = "\t".join("|".join(map(str, pair)) for pair in generator.integers(0, 2, (4, 2)))
+        lines.append(f"20\t{1 + SPACING * site}\t.\tA\tC\t.\tPASS\t.\tGT\t{calls}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.slow
+def test_memory_of_impute_and_merge_does_not_grow_with_the_number_of_sites(tmp_path):
+    peaks = {"impute": {}, "merge": {}}
+    # Both are of several chunks. The first run may compile.
+    for n_windows in (400, 400, 1600):
+        panel, target = tmp_path / f"{n_windows}.h5", tmp_path / f"{n_windows}.vcf"
+        if not panel.exists():
+            long_panel(panel, n_windows)
+            sparse_target(target, n_windows)
+        halves = [tmp_path / f"{n_windows}.{i}.vcf.gz" for i in range(2)]
+        for half, samples in zip(halves, ("T0,T1", "T2,T3"), strict=True):
+            words = ["impute", target, "-r", panel, "-o", half, "-s", samples, "--hds", "--force"]
+            peak = peak_megabytes(*words, "--max-memory", "400M", "--threads", 1, "-q")
+            peaks["impute"][n_windows] = peak
+        words = ["merge", *halves, "-o", tmp_path / f"{n_windows}.vcf.gz", "--force", "-q"]
+        peaks["merge"][n_windows] = peak_megabytes(*words)
+    # Names of sites and the index being gathered may grow.
+    names = 200 * WINDOW * (1600 - 400) / 2**20
+    for command, peak in peaks.items():
+        assert peak[1600] <= peak[400] + names, (command, peaks)

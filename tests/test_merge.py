@@ -213,6 +213,29 @@ def test_a_damaged_batch_is_told_and_nothing_is_written(case, tmp_path, kind):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"b.{kind}"]
 
 
+def test_batches_without_a_record(case, tmp_path):
+    """Such as are left when all sites were filtered out of them."""
+    first, second = (
+        changed(path, tmp_path / path.name, lambda x: [y for y in x if y.startswith("#")])
+        for path in batches(case)[:2]
+    )
+    report = merge([first, second], tmp_path / "o.vcf.gz")
+    assert (report.n_samples, report.n_sites) == (4, 0)
+    lines = gzip.decompress((tmp_path / "o.vcf.gz").read_bytes()).decode().splitlines()
+    assert lines[-1].split("\t")[9:] == ["T0", "T3", "T4", "T1"]
+    with pytest.raises(MismatchError, match=r"hds1.*: has no more records where .*hds0"):
+        merge([batches(case)[0], second], tmp_path / "p.vcf.gz")
+
+
+@pytest.mark.external
+def test_a_bcf_that_bcftools_wrote_anew_is_told_as_such(case, tmp_path):
+    other = tmp_path / "b.bcf"
+    subprocess.run(["bcftools", "view", "-o", str(other), str(case / "hds1.bcf")], check=True)
+    with pytest.raises(InputError, match="the header is not as impute writes it") as caught:
+        merge([case / "hds0.bcf", other], tmp_path / "o.bcf")
+    assert "before other tools" in caught.value.hint
+
+
 def test_files_of_no_use_and_outputs_in_the_way(case, tmp_path):
     first, second, _ = batches(case)
     with pytest.raises(InputError, match=r"hds0.*: sample 'T0' is in .*hds0"):

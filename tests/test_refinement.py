@@ -14,6 +14,7 @@ import torch
 from conftest import impute_and_measure, mosaic, write_panel_and_truth, write_vcf
 
 import snvrag
+from snvrag import networks
 from snvrag.checkpoint import load_weights, save_weights
 from snvrag.config import run_config
 from snvrag.conversion import convert
@@ -180,6 +181,16 @@ def test_the_shipped_network_is_small_and_beats_the_copying_model(case, tmp_path
         for name in ("alone", "network")
     )
     assert network.aggregate_r2 > alone.aggregate_r2
+
+
+def test_the_shipped_network_says_that_it_is_not_for_large_panels(
+    case, tmp_path, caplog, monkeypatch
+):
+    run(case, tmp_path, model=SHIPPED)
+    assert "learned from smaller panels" not in caplog.text
+    monkeypatch.setattr(networks, "PICK_ABOVE", 50)
+    run(case, tmp_path, model=SHIPPED, force=True)
+    assert "learned from smaller panels: with 60 haplotypes" in caplog.text
 
 
 def test_indexes_of_another_window_size_are_refused(case, tmp_path):

@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
@@ -22,6 +23,7 @@ from snvrag.errors import RankError, SnvragError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 _PATIENCE_SECONDS = 10.0
+_AGAIN_SECONDS = 0.05
 
 app = typer.Typer(
     name="snvrag",
@@ -72,6 +74,20 @@ class _TerminatedError(KeyboardInterrupt):
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     raise _TerminatedError
+
+
+def _deliver_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Send an interruption anew that came where Python lets no exception out.
+
+    Such places are callbacks of weak references and destructors, which libraries are full of.
+    """
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    number = signal.SIGTERM if issubclass(lost.exc_type, _TerminatedError) else signal.SIGINT
+    timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
 
 
 def run(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one return per ending
@@ -176,6 +192,7 @@ def main() -> NoReturn:
     # cores: on a busy machine a small network trained many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, on_term)
+    sys.unraisablehook = _deliver_again
     code = run()
     code = EXIT_TERMINATED if terminated else code
     if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:

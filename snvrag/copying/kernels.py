@@ -38,7 +38,8 @@ _BLOCK_BYTES = 1 << 19
 _LEAST_ROWS, _MOST_ROWS = 4, 64
 # Of more states, only those of a noticeable posterior are looked at one by one between two observed
 # sites; the others share the rest of it.
-_PICK_ABOVE = 1000
+PICK_ABOVE = 1000
+_PICK_ALONE_ABOVE = 200
 _LEAST_SHARE = 1e-4
 _LEAST_ODDS = np.float32(1e-9)
 _LOGIT_LIMIT = np.float32(np.log((1 - 1e-4) / 1e-4))
@@ -113,11 +114,12 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
     n = len(own)
     size = np.float32(n)
     one = np.float32(1.0)
-    few = n > _PICK_ABOVE
+    related = n > PICK_ABOVE
+    few = related or (n > _PICK_ALONE_ABOVE and not wanted)
     cells = np.zeros(n_observed + 1, dtype=np.int64)
-    n_cells = number_cells(columns, cm, cells) if few and n_observed > 0 else 1
+    n_cells = number_cells(columns, cm, cells) if related and n_observed > 0 else 1
     priors = np.zeros((n_cells, n_all), dtype=np.float32)
-    if few and n_observed > 0:
+    if related and n_observed > 0:
         related_prior(columns, rows_of, calls, alleles, cm, cells, allowed, priors)
     else:
         for k in own:
@@ -301,11 +303,15 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
             behind[s] = backward_row(
                 backward[s], keep, switch, priors[cells[j]], row, calls[j], ratios[s]
             )
+            # No sum counts them, so that nothing else keeps them from growing without bound.
+            for e in excluded:
+                if e >= 0:
+                    backward[s, e] = np.float32(0.0)
         if wanted:
             note_mismatches(row, calls[j], cm[columns[j]], right)
 
 
-@_compiled(parallel=True)
+@_compiled(parallel=True, nogil=True)
 def impute_targets(
     observed: Any, at_observed: Any, core: Any, sites: Any, first: Any, edges: Any, count: Any,
     excluded: Any, targets: Any, g: Any, ratios: Any, switch_left: Any, switch_right: Any,

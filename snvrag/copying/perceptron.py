@@ -98,7 +98,7 @@ def _is_sure(evidence: Any, n_logits: Any) -> Any:
     return most < -np.float32(SURE_LOGIT) or least > np.float32(SURE_LOGIT)
 
 
-@_compiled(parallel=True)
+@_compiled(parallel=True, nogil=True)
 def refine_rows(
     features: Any, n_logits: Any, count: Any, nobody: Any, shift: Any, scale: Any, limit: Any,
     low: Any, high: Any, weights: Any, biases: Any, head: Any, head_bias: Any, logits: Any,

@@ -18,7 +18,7 @@ import numpy as np
 
 from snvrag.compiling import compiled as _compiled
 
-_CELL_CM = 1.0
+CELL_CM = 1.0
 _LEAST_CM = np.float32(0.02)
 
 
@@ -43,7 +43,7 @@ def number_cells(columns: Any, cm: Any, cells: Any) -> Any:
     """Number, from 0 on, the cells that hold observed sites: ``cells`` [J]; returns how many."""
     count = 0
     for j in range(len(columns)):
-        if j > 0 and cm[columns[j]] // _CELL_CM > cm[columns[j - 1]] // _CELL_CM:
+        if j > 0 and cm[columns[j]] // CELL_CM > cm[columns[j - 1]] // CELL_CM:
             count += 1
         cells[j] = count
     return count + 1
@@ -60,13 +60,13 @@ def related_prior(
     place = np.empty(n_cells, dtype=np.float64)
     left = np.empty(n, dtype=np.float32)
     for j in range(len(columns)):
-        cell, number = cells[j], cm[columns[j]] // _CELL_CM
+        cell, number = cells[j], cm[columns[j]] // CELL_CM
         if j == 0 or cells[j - 1] != cell:
             place[cell] = number
-            left[:] = np.float32(max(number * _CELL_CM, cm[0]))
+            left[:] = np.float32(max(number * CELL_CM, cm[0]))
         _note_runs(alleles[rows[j]], calls[j], cm[columns[j]], left, longest[cell])
         if j + 1 == len(columns) or cells[j + 1] != cell:
-            end = np.float32(min((number + 1) * _CELL_CM, cm[-1]))
+            end = np.float32(min((number + 1) * CELL_CM, cm[-1]))
             _close(end, left, longest[cell])
     for cell in range(n_cells):
         row = prior[cell]

@@ -32,6 +32,7 @@ from snvrag.vcf.writer import (
 )
 
 _FORMAT = b"GT:DS:GP:HDS"
+_HDS = "##FORMAT=<ID=HDS,"
 _IMPUTE_AGAIN = "impute the batch again with --hds"
 # BCF: two numbers of 8 bytes, then CHROM, POS, rlen and QUAL, numbers of alleles and INFO, and of
 # FORMAT fields and samples.
@@ -79,7 +80,7 @@ class Batch:
             header = self._header()
         lines = header.decode(errors="replace").splitlines()
         known = {HDS_HEADER, *HEADER}
-        if lines and not {HDS_HEADER} <= set(lines):
+        if lines and not any(line.startswith(_HDS) for line in lines):
             raise InputError(f"{path}: has no haplotype dosages (FORMAT/HDS)", _IMPUTE_AGAIN)
         if not lines or not known <= set(lines):
             raise self._foreign("the header")
@@ -134,6 +135,8 @@ class _TextBatch(Batch):
         """See :meth:`Batch.read`."""
         with self._guarded():
             lines = [line.rstrip(b"\n") for line in itertools.islice(self._handle, n)]
+        if not lines:
+            return BatchRecords([], [], [], [], [], np.empty((0, 0), dtype=np.int16), [])
         rows = [line.split(b"\t", 9) for line in lines]
         for row in rows:
             place = b":".join(row[:2]).decode(errors="replace")
@@ -158,7 +161,7 @@ class _TextBatch(Batch):
         data = np.frombuffer(b"".join(cells), dtype=np.uint8)
         ends = np.cumsum([0, *map(len, cells)])
         if self._ploidy is None:
-            first = cells[0].split(b"\t") if cells else []
+            first = cells[0].split(b"\t")
             self._ploidy = np.array([1 + cell.rpartition(b":")[2].count(b",") for cell in first])
         thousandths = np.empty((len(cells), int(self._ploidy.sum())), dtype=np.int16)
         shorter, new_ends = np.empty(len(data), dtype=np.uint8), np.zeros_like(ends)
