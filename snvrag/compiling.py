@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,9 @@ from typing import Any, cast
 import numba
 
 logger = logging.getLogger(__name__)
+
+IN_PARALLEL = threading.Lock()
+"""Held while a kernel runs in parallel: not all of numba's threading layers bear two at once."""
 
 
 def compiled(

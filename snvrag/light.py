@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.chunks import Chunk
+from snvrag.compiling import IN_PARALLEL
 from snvrag.config import ModelConfig
 from snvrag.copying import N_FEATURES, N_LOGITS, refine_rows
 from snvrag.evidence import COUNT_FEATURE, FEATURE_LIMIT, NOBODY, SCALE, SHIFT
@@ -61,22 +62,23 @@ class LightWeights:
     def refine(self, features: _Array) -> _Array:
         """Logit of the minor allele float32 [N] of raw evidence float32 [N, N_FEATURES]."""
         logits = np.empty(len(features), dtype=np.float32)
-        refine_rows(
-            features,
-            N_LOGITS,
-            COUNT_FEATURE,
-            np.float32(NOBODY),
-            SHIFT,
-            np.float32(1.0) / SCALE,
-            np.float32(FEATURE_LIMIT),
-            self.low,
-            self.high,
-            self.layers,
-            self.biases,
-            self.head,
-            self.head_bias,
-            logits,
-        )
+        with IN_PARALLEL:
+            refine_rows(
+                features,
+                N_LOGITS,
+                COUNT_FEATURE,
+                np.float32(NOBODY),
+                SHIFT,
+                np.float32(1.0) / SCALE,
+                np.float32(FEATURE_LIMIT),
+                self.low,
+                self.high,
+                self.layers,
+                self.biases,
+                self.head,
+                self.head_bias,
+                logits,
+            )
         return logits
 
     def logits(

@@ -114,6 +114,15 @@ def test_the_slurm_profile_plans_the_same_jobs(example):
     assert "runtime=240" in impute
     assert "slurm_partition" in impute
     assert "--max-memory 3600M" in impute
+    # Threads may be left out, and no job takes more than it asked for.
+    settings = example / "config.yaml"
+    settings.write_text(settings.read_text().replace("{threads: 4, ", "{"))
+    done = snakemake(example, "--dry-run", profile="slurm")
+    assert done.returncode == 0, done.stderr
+    for command, threads in (("convert", 2), ("impute", 1)):
+        lines = [line for line in done.stdout.splitlines() if f"snvrag {command} " in line]
+        assert lines
+        assert all(f" --threads {threads} " in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from snvrag.compiling import IN_PARALLEL
 from snvrag.copying import kernels
 from snvrag.copying.carriers import list_carriers, list_sites, to_minor
 from snvrag.copying.describing import N_FEATURES
@@ -230,23 +231,24 @@ def _run(
     errors = np.array([mismatch_probability(error, n) for _, error in bank])
     if exclude is None:
         exclude = np.full((len(targets), 1), -1, dtype=np.int64)
-    kernels.impute_targets(
-        reference.observed,
-        reference.at_observed,
-        reference.core,
-        reference.sites,
-        reference.first,
-        reference.edges,
-        reference.count,
-        np.ascontiguousarray(exclude),
-        np.ascontiguousarray(targets),
-        g,
-        (errors / (1.0 - errors)).astype(np.float32),
-        *reference.switches(g),
-        np.ascontiguousarray(cm, dtype=np.float64),
-        probability,
-        features,
-    )
+    with IN_PARALLEL:
+        kernels.impute_targets(
+            reference.observed,
+            reference.at_observed,
+            reference.core,
+            reference.sites,
+            reference.first,
+            reference.edges,
+            reference.count,
+            np.ascontiguousarray(exclude),
+            np.ascontiguousarray(targets),
+            g,
+            (errors / (1.0 - errors)).astype(np.float32),
+            *reference.switches(g),
+            np.ascontiguousarray(cm, dtype=np.float64),
+            probability,
+            features,
+        )
 
 
 def _core_calls(
