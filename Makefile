@@ -2,7 +2,7 @@
 # make test   run the tests
 # make lint   ruff and mypy
 # make bench  benchmarks, on the real data beside the checkout where it is there, and on a simulated
-#             chromosome: SIZE=small, or SIZE=full of 2,504 samples x 150,000 sites (an hour or so)
+#             chromosome: SIZE=small, or SIZE=full of 2,504 samples x 150,000 sites
 
 PYTHON ?= python3
 VENV   := .venv
