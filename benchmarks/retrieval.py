@@ -16,7 +16,8 @@ import faiss
 import numpy as np
 import torch
 
-from snvrag.config import ModelConfig
+from snvrag.config import ModelConfig, TrainConfig
+from snvrag.dataset import ranking_sites
 from snvrag.model import SiteEmbedder, SiteEmbedding
 from snvrag.retrieval import BinaryIndex
 
@@ -116,7 +117,8 @@ def compare(alleles: np.ndarray, dims: int, embedded: int, k: int) -> None:
     wide = BinaryIndex.join([index, index, index])
     own = np.arange(len(queries)) // 2 * 2
     exclude = np.stack([own, own + 1], axis=1)
-    pattern = np.tile(observed, 3)
+    # The sites that training ranks by: the window's and the nearest ones of the flanks.
+    pattern = ranking_sites(np.tile(observed, 3), SITES, 2 * SITES, TrainConfig())
     asked = np.tile(queries, 3)
     batch = best(lambda: wide.masked(pattern).search(asked, K, exclude))
     print(

@@ -258,7 +258,7 @@ class BinaryIndex:
             nothing = np.empty((len(queries), 0), dtype=np.int64)
             return _select(nothing, nothing, k, exclude)
         if device == "cpu":
-            distances, rows = self._index().search(codes, wanted)
+            distances, rows = self._index().search(self._observed_words(codes), wanted)
         else:
             distances, rows = _matmul_search(self.codes, codes, wanted, device)
         return _select(distances, rows if self._ids is None else self._ids[rows], k, exclude)
@@ -273,10 +273,20 @@ class BinaryIndex:
 
     def _index(self) -> Any:
         if self._flat is None:
-            self._flat = faiss.IndexBinaryFlat(8 * self.codes.shape[1])
+            codes = self._observed_words(self.codes)
+            self._flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
             self._flat.use_heap = False  # counting is faster for more than a few neighbours
-            self._flat.add(self.codes)
+            self._flat.add(codes)
         return self._flat
+
+    def _observed_words(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Without the eights of bytes in which nothing is observed: most of the flanks."""
+        if self._mask is None or codes.shape[1] % 8:
+            return codes
+        words = np.flatnonzero(self._mask.view(np.uint64))
+        if not 0 < len(words) < codes.shape[1] // 8:
+            return codes
+        return np.take(codes.view(np.uint64), words, axis=1).view(np.uint8)
 
     def _pack(self, rows: NDArray[Any]) -> NDArray[np.uint8]:
         pieces, first = [], 0

@@ -40,12 +40,17 @@ def searches(draw):
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n, n_queries = draw(st.integers(1, 60)), draw(st.integers(1, 8))
     sizes = draw(st.lists(st.integers(1, 40), min_size=1, max_size=3))
+    # Rows of whole eights of bytes, with stretches in which nothing is observed.
+    wide = draw(st.booleans())
+    sizes = [128] * len(sizes) if wide else sizes
     founders = generator.integers(0, 2, (draw(st.integers(1, 6)), sum(sizes))).astype(np.uint8)
     alleles = founders[generator.integers(0, len(founders), n)]
     queries = founders[generator.integers(0, len(founders), n_queries)] ^ (
         generator.random((n_queries, sum(sizes))) < 0.1
     ).astype(np.uint8)
     observed = generator.random(sum(sizes)) < draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+    if wide:
+        observed[draw(st.integers(0, 128)) : draw(st.integers(100, 300))] = False
     exclude = generator.integers(-1, n, (n_queries, draw(st.integers(0, 3))))
     keep = generator.random(n) < draw(st.sampled_from([0.0, 0.5, 1.0]))
     return alleles, queries, sizes, observed, draw(st.integers(1, 40)), exclude, keep
