@@ -330,8 +330,8 @@ def test_the_command_takes_jobs_and_samples(case, tmp_path, monkeypatch, capsys)
     (tmp_path / "names").write_text("T3\nT1\n")
     words = ["impute", str(case / "target.vcf"), "-r", str(case / "panel.h5"), "--hds"]
     assert run_command([*words, "-o", "a.vcf.gz", "-j", "2", "-S", "names"]) == 0
-    assert run_command([*words, "-o", "b.vcf.gz", "-s", "T3,T1"]) == 0
-    assert Path("a.vcf.gz").read_bytes() == Path("b.vcf.gz").read_bytes()
+    one = alone(case, tmp_path / "b.vcf.gz", "--hds", "-s", "T3,T1")
+    assert Path("a.vcf.gz").read_bytes() == one
     assert run_command([*words, "-o", "c.vcf.gz", "-s", "T1", "-S", "names"]) == 2
     assert "exclude one another" in capsys.readouterr().err
 
