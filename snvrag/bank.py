@@ -33,7 +33,7 @@ _LEAST_CARRIED = 20
 _LEAST = 1e-4
 # Samples per batch that is looked at, and how many batches: fewer the larger the panel, to keep the
 # choice within seconds.
-_SAMPLES = 8
+_MOST_SAMPLES, _LEAST_SAMPLES = 8, 4
 _MOST_BATCHES, _LEAST_BATCHES = 10, 2
 _WORK = 10 * 480
 # A bank that is hardly better than the default one may be so by chance.
@@ -93,9 +93,10 @@ def fit_copying(batches: WindowBatches) -> CopyingFit:
 def _cases_with_alleles(batches: WindowBatches, n_batches: int) -> list[tuple[CopyingCase, Truth]]:
     """Up to ``n_batches`` batches of the training cohort with something to predict."""
     train, learners = batches.config.train, batches.cohorts.training
+    n_samples = max(_LEAST_SAMPLES, min(_MOST_SAMPLES, 8_000 // batches.panel.n_haplotypes))
 
     def plans(limit: int) -> Sequence[BatchPlan]:
-        return plan_epoch(learners.samples, learners.windows, _SAMPLES, train.seed, 0, limit)
+        return plan_epoch(learners.samples, learners.windows, n_samples, train.seed, 0, limit)
 
     def asked(items: Iterable[BatchPlan]) -> Iterator[tuple[CopyingCase, Truth]]:
         for item in items:
