@@ -20,6 +20,15 @@ _LEAST_WEIGHT = 1e-6
 
 
 @_compiled()
+def is_sure(evidence: Any, n_logits: Any) -> Any:
+    """Whether all settings' logits, the first columns, are beyond SURE_LOGIT to one side."""
+    least, most = evidence[0], evidence[0]
+    for i in range(1, n_logits):
+        least, most = min(least, evidence[i]), max(most, evidence[i])
+    return most < -np.float32(SURE_LOGIT) or least > np.float32(SURE_LOGIT)
+
+
+@_compiled()
 def describe_states(
     picked: Any, overlap: Any, total: Any, lefts: Any, rights: Any, begin: Any, end: Any,
     described: Any,

@@ -16,10 +16,10 @@ from snvrag.copying.adding import LANES, add_up, carriers_share, describe_near
 from snvrag.copying.describing import (
     N_LOGITS,
     REACH_CM,
-    SURE_LOGIT,
     count_runs,
     describe_site,
     describe_states,
+    is_sure,
     write_features,
 )
 from snvrag.copying.passes import (
@@ -172,7 +172,8 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
     segments = np.zeros(2, dtype=np.int64)
     sums = np.empty((0, wide), dtype=np.float32)
     hidden = np.empty((0, wide), dtype=np.float32)
-    nothing = np.zeros((1, wide), dtype=np.float32)
+    once = np.zeros((1, wide), dtype=np.float32)
+    once[0, 0] = one
     local = np.empty((0, 0), dtype=np.uint8)
     unmarked = np.empty((0, 0), dtype=np.uint8)
     bounds = np.empty((3, n_all), dtype=np.int64)
@@ -219,8 +220,7 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                 local = np.empty((max(width, len(local)), max(m, local.shape[1])), dtype=np.uint8)
             sums[:width] = np.float32(0.0)
             others = describe_near(ahead, backward, prior, picked[:m], near[:m], whole, rest)
-            from_left = np.searchsorted(edges, begin - core, side="right") - 1
-            segments[0] = from_left
+            segments[0] = np.searchsorted(edges, begin - core, side="right") - 1
             segments[1] = np.searchsorted(edges, end - core, side="left")
             if wanted:
                 low = cm[columns[gap - 1]] if gap > 0 else cm[0]
@@ -244,12 +244,11 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                 if e >= 0:
                     if n_hidden == 0:
                         hidden[:width] = np.float32(0.0)
-                        nothing[0, 0] = one
                     n_hidden += 1
                     lone[0] = e
                     add_up(
                         segments, begin - core, end - core, sites, first, lone, bounds,
-                        nothing, hidden, unmarked,
+                        once, hidden, unmarked,
                     )  # fmt: skip
             spread = one / max(size - np.float32(m), one)
             left_row = rows_of[gap - 1] if gap > 0 else -1
@@ -263,7 +262,6 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                     carried -= hidden[site - begin, 0]
                 share = (carried - found[3 * n_settings + 1]) * spread
                 mean = np.float32(0.0)
-                least, most = _LOGIT_LIMIT, -_LOGIT_LIMIT
                 for s in range(n_settings):
                     r1, r2 = switch_left[s, at], switch_right[s, at]
                     if not adjacent:
@@ -278,13 +276,11 @@ def _impute_target(  # noqa: PLR0912, PLR0915 - a kernel
                     mean += value
                     if wanted:
                         odds = max(value, _LEAST_ODDS) / max(one - value, _LEAST_ODDS)
-                        logit = min(max(np.log(odds), -_LOGIT_LIMIT), _LOGIT_LIMIT)
-                        features[at, s] = logit
-                        least, most = min(least, logit), max(most, logit)
+                        features[at, s] = min(max(np.log(odds), -_LOGIT_LIMIT), _LOGIT_LIMIT)
                 if not wanted:
                     probability[at] = mean / np.float32(n_settings)
                     continue
-                if most < -np.float32(SURE_LOGIT) or least > np.float32(SURE_LOGIT):
+                if is_sure(features[at], n_settings):
                     features[at, N_LOGITS] = np.float32(np.log2(1.0 + carried))
                     continue
                 here = marks[site - begin]

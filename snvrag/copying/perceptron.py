@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from snvrag.compiling import compiled as _compiled
-from snvrag.copying.describing import SURE_LOGIT
+from snvrag.copying.describing import is_sure
 
 # Rows that go through a layer together, and those among which they are found.
 _ROWS = 128
@@ -90,14 +90,6 @@ def _prior(evidence: Any, n_logits: Any) -> Any:
     return np.float32(np.log(mean / (np.float32(1.0) - mean)))
 
 
-@_compiled()
-def _is_sure(evidence: Any, n_logits: Any) -> Any:
-    least, most = evidence[0], evidence[0]
-    for i in range(1, n_logits):
-        least, most = min(least, evidence[i]), max(most, evidence[i])
-    return most < -np.float32(SURE_LOGIT) or least > np.float32(SURE_LOGIT)
-
-
 @_compiled(parallel=True)
 def refine_rows(
     features: Any, n_logits: Any, count: Any, nobody: Any, shift: Any, scale: Any, limit: Any,
@@ -122,7 +114,7 @@ def refine_rows(
             if features[row, count] > 0:
                 logits[row] = _prior(features[row], n_logits)
                 asked[n_asked] = row
-                n_asked += not _is_sure(features[row], n_logits)
+                n_asked += not is_sure(features[row], n_logits)
         # Rows beyond the last stay as they were: a fixed width makes the loops fast.
         one = np.zeros((widest, _ROWS), dtype=np.float32)
         other = np.zeros((widest, _ROWS), dtype=np.float32)
