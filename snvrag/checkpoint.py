@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -222,7 +223,11 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     # safetensors makes files that nobody else may read; an ordinary new file shows the usual mode.
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=WEIGHTS_FORMAT)
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=WEIGHTS_FORMAT)
+    except SafetensorError as error:
+        # A full disk, for example: its own error says so in words only.
+        raise OSError(str(error)) from error
     path.chmod(mode)
 
 

@@ -9,7 +9,6 @@ run goes on where it stopped; the output is written from the parts at the end.
 
 import contextlib
 import logging
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -198,7 +197,8 @@ def impute(
         if bare := untyped_windows(opened, wanted, typed, network.windows):
             logger.info("%d windows hold no typed site and go by their flanks", bare)
         check_space(folder, output, int(wanted.sum()), haplotypes.n_haplotypes)
-        with work_directory(folder, identity, plan, force=force) as place:
+        keep = work_dir is not None
+        with work_directory(folder, identity, plan, force=force, keep=keep) as place:
             exclude = haplotypes.own_haplotypes(opened)
             judges = haplotypes.strangers(opened)
             if allow_self:
@@ -225,8 +225,6 @@ def impute(
             )
             # Last: an interrupted run must not find its own file in the way.
             haplotypes.report_excluded(excluded)
-        if work_dir is None:
-            shutil.rmtree(folder, ignore_errors=True)
         return ImputeReport(
             output=output,
             index=index,

@@ -6,8 +6,8 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, Future, wait
-from functools import cached_property, partial
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from snvrag.errors import InputError
 from snvrag.sites import SiteTable
+from snvrag.unfailing_file import UnfailingFile
 
 PANEL_FORMAT = "snvrag-panel"
 PANEL_VERSION = 1
@@ -52,7 +53,10 @@ class PanelWriter:
         populations: Sequence[str],
         pool: Executor | None = None,
     ) -> None:
-        self._file = h5py.File(path, "w")
+        self._target = UnfailingFile(path)
+        # HDF5 writes through Python code here, which must not be left by a KeyboardInterrupt: it is
+        # raised in the main thread only.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="snvrag-panel")
         self._pool = pool
         self._n_sites = 0
         self._pending: list[Future[None]] = []
@@ -63,8 +67,12 @@ class PanelWriter:
         self._counts: list[NDArray[np.int32]] = []
         self._frequencies: list[NDArray[np.float32]] = []
         self._hash = hashlib.sha256()
-        n = len(samples)
-        self._genotypes = self._file.create_dataset(
+        self._file, self._genotypes = self._thread.submit(self._create, path, len(samples)).result()
+
+    def _create(self, path: Path, n: int) -> tuple[h5py.File, h5py.Dataset]:
+        """The file, and the dataset of the genotypes of n samples."""
+        file = h5py.File(path, "w", driver="fileobj", fileobj=self._target)
+        genotypes = file.create_dataset(
             "calldata/GT",
             shape=(0, n, 2),
             maxshape=(None, n, 2),
@@ -72,6 +80,7 @@ class PanelWriter:
             dtype="i1",
             **_COMPRESSION,
         )
+        return file, genotypes
 
     @property
     def n_sites(self) -> int:
@@ -97,13 +106,14 @@ class PanelWriter:
         """
         self._wait()
         genotypes = np.ascontiguousarray(genotypes)
-        tasks = [partial(self._store, self._n_sites, genotypes), partial(self._digest, genotypes)]
+        store = self._thread.submit(self._store, self._n_sites, genotypes)
         self._n_sites += len(positions)
-        for task in tasks:
-            if self._pool is None:
-                task()
-            else:
-                self._pending.append(self._pool.submit(task))
+        self._pending.append(store)
+        if self._pool is None:
+            self._digest(genotypes)
+            self._wait()
+        else:
+            self._pending.append(self._pool.submit(self._digest, genotypes))
         for name in _SITE_STRINGS:
             self._strings[name].append(np.array([s.encode() for s in strings[name]]))
         self._positions.append(np.asarray(positions, dtype=np.int32))
@@ -122,10 +132,20 @@ class PanelWriter:
         wait(pending)
         for future in pending:
             future.result()
+        self._target.check()
 
     def finish(self, provenance: dict[str, Any]) -> str:
-        """Write everything beside the genotypes; returns the content digest."""
+        """Write everything beside the genotypes; returns the content digest.
+
+        Raises:
+            OSError: something could not be written.
+        """
         self._wait()
+        digest = self._thread.submit(self._write_rest, provenance).result()
+        self._target.check()
+        return digest
+
+    def _write_rest(self, provenance: dict[str, Any]) -> str:
         file = self._file
         self._write("samples", np.array([s.encode() for s in self._samples]))
         for name in _SITE_STRINGS:
@@ -145,6 +165,7 @@ class PanelWriter:
         digest = self._hash.hexdigest()
         file.attrs["digest"] = digest
         file.attrs["provenance"] = json.dumps(provenance)
+        file.close()
         return digest
 
     def _write(self, name: str, data: NDArray[Any]) -> None:
@@ -156,7 +177,9 @@ class PanelWriter:
     def close(self) -> None:
         """Close the file; it is a panel only after :meth:`finish`."""
         wait(self._pending)
-        self._file.close()
+        self._thread.submit(self._file.close).result()
+        self._thread.shutdown()
+        self._target.close()
 
 
 class Panel:

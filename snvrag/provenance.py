@@ -5,11 +5,14 @@ file under a final name is whole or absent, whatever interrupts the program or t
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -24,6 +27,7 @@ Progress = Callable[[str, int, int], None]
 MAX_JSON_BYTES = 64 * 2**20
 TEMPORARY = ".tmp"
 """Ends the names of files that are being written; they begin with a dot."""
+_PID = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}" + re.escape(TEMPORARY))
 
 
 def provenance(
@@ -54,6 +58,8 @@ def digest_json(data: object) -> str:
 def check_output_file(path: Path, *, force: bool = False) -> None:
     """Refuse, before any work, an output file that could not be written at the end.
 
+    What a process of this machine that was killed had written of it is removed.
+
     Raises:
         OutputError: the parent folder is absent or read-only, ``path`` is a folder, or it
             exists and ``force`` is not set.
@@ -66,6 +72,7 @@ def check_output_file(path: Path, *, force: bool = False) -> None:
     if path.exists() and not force:
         raise OutputError(f"{path} exists already", "add --force to replace it")
     _check_writable(parent)
+    _remove_leftovers(path)
 
 
 def prepare_output_folder(path: Path) -> None:
@@ -85,7 +92,7 @@ def prepare_output_folder(path: Path) -> None:
 
 def _check_writable(folder: Path) -> None:
     # A probe file is the only test that also sees read-only mounts and root's overrides.
-    probe = folder / f".snvrag-probe-{secrets.token_hex(4)}.tmp"
+    probe = _temporary_beside(folder / "snvrag-probe")
     try:
         probe.touch(exist_ok=False)
     except OSError as error:
@@ -100,10 +107,41 @@ def _check_writable(folder: Path) -> None:
 
 
 def _temporary_beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
+    own = f"{_where_pids_count()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{path.name}.{own}{TEMPORARY}")
 
 
-def _sync(path: Path) -> None:
+@functools.cache
+def _where_pids_count() -> str:
+    """Eight hexadecimal digits for the machine or container whose process numbers these are."""
+    name = socket.gethostname()
+    with contextlib.suppress(OSError):
+        name += str(Path("/proc/self/ns/pid").readlink())
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporaries of ``path`` whose process, of this machine, is no more."""
+    for other in path.parent.iterdir():
+        for own in (path.name, "snvrag-probe"):
+            begins = other.name.startswith(f".{own}.")
+            found = _PID.match(other.name, len(own) + 1) if begins else None
+            if found and found[1] == _where_pids_count() and not _is_alive(int(found[2])):
+                with contextlib.suppress(OSError):
+                    other.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def sync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -112,10 +150,23 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_names(folder: Path) -> None:
+def sync_names(folder: Path) -> None:
+    """Wait until the names of a folder's files are on the disk, where that can be asked for."""
     # Some network disks refuse it for a folder, which then is as it always was there.
     with contextlib.suppress(OSError):
-        _sync(folder)
+        sync(folder)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise OutputError, naming ``path``, for what the system refuses in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error})",
+            "check free space and permissions of the folder",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -127,19 +178,17 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     temporary = _temporary_beside(path)
     try:
-        yield temporary
-        if durable:
-            _sync(temporary)
-        temporary.replace(path)
-        if durable:
-            _sync_names(path.parent)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error})",
-            "check free space and permissions of the folder",
-        ) from error
+        with writing(path):
+            yield temporary
+            if durable:
+                sync(temporary)
+            temporary.replace(path)
+            if durable:
+                sync_names(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where that is not possible, what made it impossible is the error to tell.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -147,20 +196,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``, for files, that becomes ``path`` on success."""
     temporary = _temporary_beside(path)
     try:
-        temporary.mkdir()
-        yield temporary
-        for file in temporary.iterdir():
-            _sync(file)
-        _sync_names(temporary)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-        _sync_names(path.parent)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error})",
-            "check free space and permissions of the folder",
-        ) from error
+        with writing(path):
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.iterdir():
+                sync(file)
+            sync_names(temporary)
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.rename(path)
+            sync_names(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

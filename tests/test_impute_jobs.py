@@ -172,7 +172,7 @@ def test_a_killed_worker_is_told_and_the_same_command_goes_on(case, tmp_path):
 WAITING = """
 import time
 from snvrag import chunks, impute_jobs
-from snvrag.cli.app import main
+from snvrag.cli.entry import main
 chunks._FLANK_CM = 0.04
 chunks._CORE_WINDOWS = 1
 whole = impute_jobs._next_part

@@ -24,6 +24,7 @@ ORDER = (
     *(
         "tokens",
         "vcf",
+        "unfailing_file",
         "panel",
         "array_sites",
         "conversion",
