@@ -20,6 +20,7 @@ from snvrag.provenance import (
     provenance,
     read_lines,
     sha256_file,
+    watch,
 )
 from snvrag.sites import Region
 from snvrag.vcf import GenotypeBlock, GenotypeReader, SampleSelection, SiteCounts
@@ -92,6 +93,7 @@ def convert(
     """
     began = time.perf_counter()
     check_output_file(output, force=force)
+    check = watch(source, populations, frequencies)
     with _pool(threads) as pool:
         hashing = pool.submit(sha256_file, source) if pool else None
         reader = GenotypeReader.open(
@@ -114,6 +116,7 @@ def convert(
                     sha256 = hashing.result() if hashing else sha256_file(source)
                     origin = provenance(inputs={str(source): sha256})
                     digest = writer.finish(origin)
+                    check()
                 finally:
                     writer.close()
         finally:

@@ -42,6 +42,7 @@ from snvrag.provenance import (
     Progress,
     digest_json,
     sha256_file,
+    watch,
 )
 from snvrag.selection import genetic_positions, leave_out_bare_chromosomes, wanted_rows
 from snvrag.sites import Region
@@ -159,11 +160,14 @@ def impute(
     set_threads(threads)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(Panel.open(panel))
+        check = watch(target, genetic_map)
         maps = GeneticMap.read(genetic_map) if genetic_map else GeneticMap.uniform()
         network = ChosenNetwork.open(model, opened, maps, index_dir, device, threads, stack)
         wanted = wanted_rows(opened, regions)
         _check_jobs(jobs, network)
         haplotypes = TargetHaplotypes.read(target, opened, min_overlap, progress, samples)
+        digests = [sha256_file(path) if path else None for path in (target, genetic_map)]
+        check()
         matched = haplotypes.match.panel_rows
         wanted = leave_out_bare_chromosomes(opened, wanted, matched, named=bool(regions))
         cm = genetic_positions(opened, maps, wanted)
@@ -183,9 +187,9 @@ def impute(
             "format_name": "snvrag-impute",
             "version": __version__,
             "panel_digest": opened.digest,
-            "target": sha256_file(target),
+            "target": digests[0],
             "samples": digest_json(haplotypes.samples),
-            "map": sha256_file(genetic_map) if genetic_map else None,
+            "map": digests[1],
             "rows": digest_json(np.flatnonzero(wanted).tolist()),
             "allow_self": allow_self,
             "model": network.digest,
@@ -216,6 +220,8 @@ def impute(
                     "genetic_map": _text(genetic_map),
                     "device": device,
                     "threads": own_threads,
+                    # Each process opens these by name.
+                    "digests": [opened.digest, maps.digest, network.digest],
                 }
                 with shared_arrays(place, **maker.arrays()) as arrays:
                     setup["arrays"] = str(arrays)
@@ -321,6 +327,7 @@ def _write(
                 if progress:
                     progress("writing", done + within, total)
             done += chunk.end - chunk.start
+        panel.check_unchanged()
         if progress:
             progress("writing", total, total)
     return index_paths(output)[0]

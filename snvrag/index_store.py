@@ -299,6 +299,7 @@ class IndexStore(WindowStore):
     def _build(self, window: int) -> Any:
         began = time.perf_counter()
         index = self.kind.build(window)
+        self.kind.panel.check_unchanged()
         data = index.to_bytes()
         with atomic_file(self.folder / index_name(window), durable=False) as temporary:
             temporary.write_bytes(data)

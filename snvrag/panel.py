@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from functools import cached_property
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError
+from snvrag.provenance import changed_while_read, file_stamp
 from snvrag.sites import SiteTable
 from snvrag.unfailing_file import UnfailingFile
 
@@ -192,6 +194,7 @@ class Panel:
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path = path
         self._file = file
+        self._stamp = self._current_stamp()
         self._check()
         self.digest = str(file.attrs["digest"])
         self.n_sites, self.n_samples = (int(x) for x in file["calldata/GT"].shape[:2])
@@ -233,6 +236,19 @@ class Panel:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _current_stamp(self) -> tuple[int, int]:
+        # Of the file that is open, whatever its name leads to by now.
+        return file_stamp(os.fstat(self._file.id.get_vfd_handle()))
+
+    def check_unchanged(self) -> None:
+        """See that what was read so far is of one and the same file, before it is put to use.
+
+        Raises:
+            InputError: the file was written to since it was opened.
+        """
+        if self._current_stamp() != self._stamp:
+            raise changed_while_read(self.path)
 
     def _damaged(self, what: str) -> InputError:
         return InputError(f"{self.path}: {what}", "convert the panel again")

@@ -49,6 +49,42 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def watch(*paths: Path | None) -> Callable[[], None]:
+    """Begin to watch files that are read, maybe more than once; call what is returned at the end.
+
+    That raises InputError where one was written to or replaced meanwhile.
+    """
+    before = {path: _identity_of(path) for path in paths if path is not None}
+
+    def check() -> None:
+        for path, was in before.items():
+            if _identity_of(path) != was:
+                raise changed_while_read(path)
+
+    return check
+
+
+def changed_while_read(path: Path) -> InputError:
+    """What to raise where a file was written to or replaced while it was being read."""
+    return InputError(
+        f"{path}: was changed while it was being read",
+        "run the same command again once nothing writes to it any more",
+    )
+
+
+def _identity_of(path: Path) -> tuple[int, ...]:
+    try:
+        return (*file_stamp(path.stat()), path.stat().st_ino)
+    except OSError:
+        # Reading it has told already, or will.
+        return ()
+
+
+def file_stamp(found: os.stat_result) -> tuple[int, int]:
+    """Size and time of the last change, which differ once a file was written to."""
+    return found.st_size, found.st_mtime_ns
+
+
 def digest_json(data: object) -> str:
     """Hex SHA-256 of ``data`` as canonical JSON (sorted keys, no white space)."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))

@@ -135,7 +135,16 @@ def work_directory(
         finally:
             if finished:
                 # Before the lock is given up: whoever has it next must not find this one's files.
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        # Interrupted half way.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _claim(folder: Path, identity: dict[str, Any], *, force: bool) -> None:
@@ -181,7 +190,7 @@ def shared_arrays(folder: Path, **arrays: NDArray[Any]) -> Iterator[Path]:
     ) as place:
         for name, array in arrays.items():
             try:
-                np.save(Path(place, f"{name}.npy"), array, allow_pickle=False)
+                _save(Path(place, f"{name}.npy"), array)
             except OSError as error:
                 raise OutputError(
                     f"{folder}: cannot be written to ({error.strerror or error})",
@@ -192,8 +201,17 @@ def shared_arrays(folder: Path, **arrays: NDArray[Any]) -> Iterator[Path]:
 
 def write_part(path: Path, result: NDArray[np.uint16]) -> None:
     """Keep the result of one part."""
-    with atomic_file(path) as temporary, temporary.open("wb") as handle:
-        np.save(handle, result, allow_pickle=False)
+    with atomic_file(path) as temporary:
+        _save(temporary, result)
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    """As :func:`numpy.save`, whose error on a full disk does not say that the disk is full."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as handle:
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(handle, header)
+        handle.write(array.data)
 
 
 class StoredChunk:

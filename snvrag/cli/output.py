@@ -53,7 +53,7 @@ class Terminal:
             shown.addFilter(lambda record: record.levelno > logging.INFO or record.name not in hide)
         logger.addHandler(shown)
         if self.common.log_file is not None:
-            logger.addHandler(_file_handler(self.common.log_file))
+            logger.addHandler(_LogFile(self.common.log_file))
 
     def note(self, text: str) -> None:
         """One line on stderr, unless quiet."""
@@ -321,16 +321,39 @@ class _ConsoleHandler(logging.Handler):
         self.console.print(text, markup=False, soft_wrap=True)
 
 
-def _file_handler(path: Path) -> logging.Handler:
-    try:
-        handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"{path}: the log file cannot be written ({error.strerror})",
-            "choose another --log-file",
-        ) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    return handler
+class _LogFile(logging.Handler):
+    """Appends records to ``--log-file``; one that can no longer be written to is told of, once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise OutputError(
+                f"{path}: the log file cannot be written ({error.strerror})",
+                "choose another --log-file",
+            ) from error
+        self._path = path
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        if self._file.closed:
+            return
+        line = f"{self.format(record)}\n".encode()
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            self._file.close()
+            logging.getLogger(__name__).warning(
+                "%s: the log file ends here, it cannot be written (%s)", self._path, error.strerror
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
 
 
 def _as_json(value: Any) -> Any:

@@ -69,6 +69,12 @@ def panel_contents(path: Path) -> Contents:
     return found
 
 
+def panel_digest(path: Path) -> str:
+    """The content digest that a panel states."""
+    with h5py.File(path, "r") as file:
+        return str(file.attrs["digest"])
+
+
 def read_panel(folder: Path) -> Contents:
     """``out.h5``."""
     path = folder / "out.h5"
@@ -81,9 +87,13 @@ def read_index(folder: Path) -> Contents:
     if not (path / "manifest.json").exists():
         # A file that no manifest lists counts as not built.
         return {}
-    report = verify(path, panel=folder / "panel.h5", deep=True, allow_partial=True)
-    assert report.ok, report.checks
     manifest = read_json(path / "manifest.json")
+    template = folder.parents[1] / "template"
+    # After the kind ``change`` it may be of the other panel, which must be so throughout.
+    panels = {panel_digest(template / name): name for name in ("panel.h5", "other-panel.h5")}
+    panel = template / panels[manifest["panel_digest"]]
+    report = verify(path, panel=panel, deep=True, allow_partial=True)
+    assert report.ok, report.checks
     return {f"index {number}": entry for number, entry in manifest["windows"].items()} | {
         "manifest": {k: v for k, v in manifest.items() if k not in {"windows", "digest"}}
     }
@@ -171,7 +181,7 @@ def prepare(template: Path, snvrag: Callable[..., None]) -> None:
     snvrag("convert", "panel.vcf.gz", "-o", "panel.h5", "--threads", "1")
     snvrag("convert", "other-panel.vcf.gz", "-o", "other-panel.h5", "--threads", "1")
     names = [f"T{i}" for i in range(N_TARGETS)]
-    for number, some in enumerate((names[:8], names[8:])):
+    for number, some in enumerate((names[:8], names[8:], names[9:])):
         words = ("impute", "target.vcf.gz", "-r", "panel.h5", "--hds", "--threads", "1")
         snvrag(*words, "-s", ",".join(some), "-o", f"batch{number}.vcf.gz")
     # Older outputs, for --force to replace.
@@ -190,6 +200,13 @@ def prepare(template: Path, snvrag: Callable[..., None]) -> None:
     shutil.rmtree(template / "train.index")
 
 
+OTHER = {
+    "panel.vcf.gz": "other-panel.vcf.gz",
+    "target.vcf.gz": "other-target.vcf.gz",
+    "panel.h5": "other-panel.h5",
+    "batch1.vcf.gz": "batch2.vcf.gz",
+}
+"""What the kind ``change`` puts in the place of an input."""
 VCF, BCF = ("out.vcf.gz", "out.vcf.gz.tbi"), ("out.bcf", "out.bcf.csi")
 _IMPUTED = (*VCF, "excluded.tsv")
 CASES = {

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cases import CASES, Case, Contents, prepare
+from cases import CASES, OTHER, Case, Contents, prepare
 from child import change_input
 
 CHILD = Path(__file__).with_name("child.py")
@@ -47,7 +47,9 @@ _FAILED = {1, 2}
 _HOW = ("truncate", "overwrite", "replace")
 _TIMEOUT = 180
 _DISK = 64 << 20
-_LITTLE = 4096
+_SHARE_BY_EVENT = 0.6
+_NEVER = ("Traceback", "Exception ignored", "unexpected", "HDF5-DIAG", "Logging error")
+_SPACE = ("no space", "too large", "mb are free")
 
 
 @dataclass
@@ -60,6 +62,34 @@ class Outcome:
     code: int = 0
     wrong: list[str] = field(default_factory=list)
     stderr: str = ""
+
+
+@dataclass
+class Fault:
+    """What is to happen, and when."""
+
+    kind: str
+    plan: dict[str, Any]
+    """For ``child.py``."""
+    moment: str = ""
+    at: float | None = None
+    """Seconds from the start, where it is this process that acts."""
+    disk: int | None = None
+    """Bytes of a disk of its own."""
+    change: dict[str, Any] = field(default_factory=dict)
+
+    def happen(self, process: subprocess.Popen[str]) -> None:
+        """Wait for the moment, and act."""
+        assert self.at is not None
+        time.sleep(self.at)
+        if process.poll() is not None:
+            return
+        if self.kind == "worker":
+            _kill_a_child(process.pid)
+        elif self.kind == "change":
+            change_input(**{"path" if k == "input" else k: v for k, v in self.change.items()})
+        else:
+            os.killpg(process.pid, SIGNALS[self.kind])
 
 
 @dataclass(frozen=True)
@@ -85,6 +115,7 @@ class Harness:
         self.log = log
         self._mounted = False
         self.undisturbed: dict[str, Undisturbed] = {}
+        self._others: dict[str, Contents] = {}
         self.can_mount = _can_mount(place)
 
     def prepare(self) -> None:
@@ -123,161 +154,130 @@ class Harness:
     def fault(self, name: str, kind: str) -> Outcome:
         """One fault at a moment drawn at random, its check, and the run that goes on."""
         case, known = CASES[name], self.measure(name)
-        plan: dict[str, Any] = {"action": kind}
-        at: float | None = None
-        change: dict[str, Any] = {}
-        outcome = Outcome(name, kind, "")
-        disk = None
-        by_event = self.chance.random() < 0.6
-        if kind == "small":
-            disk = self._size_of_needs(case) + self.chance.randrange(0, known.bytes)
-            outcome.moment = f"disk of {disk >> 10:,} kB"
-        elif kind == "read-only":
-            disk = _DISK
-        elif kind == "limit":
-            plan["file_size"] = self.chance.randrange(0, max(known.bytes // 2, 1 << 15))
-            outcome.moment = f"files of {plan['file_size']:,} bytes"
-        elif kind == "worker" or (kind in SIGNALS and not by_event):
-            at = self.chance.uniform(0, known.seconds)
-        elif kind == "change":
-            source = self.chance.choice(case.inputs)
-            other = "other-" + source if not source.startswith("batch") else "batch0.vcf.gz"
-            change = {
-                "input": str(self.folder / source),
-                "other": str(self.template / other),
-                "how": self.chance.choice(_HOW),
-                "share": self.chance.random(),
-            }
-            outcome.moment = f"{change['how']} {source} "
-            if by_event:
-                plan |= change
-            else:
-                at = self.chance.uniform(0, known.seconds)
-        if kind == "full":
-            disk = _DISK
-        events = known.reads if kind == "change" else known.events
-        if at is None and kind in {*SIGNALS, "full", "permission", "change"}:
-            plan["event"] = self.chance.randint(1, events)
-            outcome.moment += f"event {plan['event']} of {events}"
-        elif at is not None:
-            outcome.moment += f"{at:.2f} s of {known.seconds:.2f}"
-        before = self._lay_out(case, disk)
-        plan["filler"] = str(self.folder.parent / "filler")
+        fault = self._draw(case, kind, known)
+        before = self._lay_out(case, fault.disk)
+        fault.plan["filler"] = str(self.folder.parent / "filler")
         if kind == "read-only":
             self._remount("ro")
-        changed: dict[str, Any] = {}
-
-        def disturb(process: subprocess.Popen[str]) -> None:
-            assert at is not None
-            time.sleep(at)
-            if process.poll() is not None:
-                return
-            if kind == "worker":
-                changed["worker"] = _kill_a_child(process.pid, self.chance)
-            elif kind == "change":
-                change_input(change["input"], change["other"], change["how"], change["share"])
-            else:
-                os.killpg(process.pid, SIGNALS[kind])
-
-        outcome.code, _, outcome.stderr = self._run(
-            case.words, self.folder, plan, disturb if at is not None else None
-        )
-        self._restore_permissions(plan)
-        if kind == "read-only":
-            self._remount("rw")
+        code, _, err = self._run(case.words, self.folder, fault.plan, fault)
+        outcome = Outcome(name, kind, fault.moment, code, [], err)
+        self._end_fault(kind)
         try:
-            self._judge(case, kind, outcome, before, known, changed)
+            outcome.wrong += _wrong_ending(kind, fault, code, err)
+            outcome.wrong += self._wrong_files(case, fault, code, before, known)
             if not outcome.wrong:
-                self._go_on(case, kind, outcome, before, known, change)
+                outcome.wrong += self._go_on(case, fault, known)
         finally:
             self._clear()
         if self.log:
             end = "; ".join(outcome.wrong) or "ok"
-            print(
-                f"{name:16} {kind:10} {outcome.moment:44} exit {outcome.code:4} {end}", flush=True
-            )
+            print(f"{name:16} {kind:10} {outcome.moment:44} exit {code:4} {end}", flush=True)
             if outcome.wrong:
-                print("    " + outcome.stderr.replace("\n", "\n    "), flush=True)
+                print("    " + err.replace("\n", "\n    "), flush=True)
         return outcome
 
-    def _judge(
-        self,
-        case: Case,
-        kind: str,
-        outcome: Outcome,
-        before: Contents,
-        known: Undisturbed,
-        changed: dict[str, Any],
-    ) -> None:
-        code, err, wrong = outcome.code, outcome.stderr, outcome.wrong
-        ends = ENDS.get(kind, _FAILED)
-        finished = code == 0
-        if finished and (kind in {"kill"} and "event" in outcome.moment):
-            wrong.append("was not killed")
-        if not finished and code not in ends:
-            wrong.append(f"exit code {code}")
-        for word in ("Traceback", "Exception ignored", "unexpected", "HDF5-DIAG", "Logging error"):
-            if word in err:
-                wrong.append(f"stderr has {word!r}")
-        last = [line for line in err.splitlines() if line.startswith(("error: ", "interrupted"))]
-        if not finished and kind != "kill" and len(last) != 1:
-            wrong.append(f"{len(last)} sentences on stderr")
-        if (
-            kind in {"full", "small", "limit"}
-            and not finished
-            and len(last) == 1
-            and not any(
-                word in err.lower()
-                for word in ("no space", "too large", "are needed", "mb are free")
-            )
-        ):
-            wrong.append("the sentence does not say that space is lacking")
+    def _draw(self, case: Case, kind: str, known: Undisturbed) -> "Fault":
+        """A fault of a kind, at a moment drawn at random."""
+        fault = Fault(kind, {"action": kind})
+        by_event = self.chance.random() < _SHARE_BY_EVENT
+        if kind == "small":
+            fault.disk = self._size_of_needs(case) + self.chance.randrange(0, known.bytes)
+            fault.moment = f"disk of {fault.disk >> 10:,} kB"
+            return fault
+        if kind == "limit":
+            fault.plan["file_size"] = self.chance.randrange(0, max(known.bytes // 2, 1 << 15))
+            fault.moment = f"files of {fault.plan['file_size']:,} bytes"
+            return fault
+        if kind in {"full", "read-only"}:
+            fault.disk = _DISK
+        if kind == "read-only":
+            return fault
+        events = known.events
+        if kind == "change":
+            source = self.chance.choice(case.inputs)
+            fault.change = {
+                "input": str(self.folder / source),
+                "other": str(self.template / OTHER[source]),
+                "how": self.chance.choice(_HOW),
+                "share": self.chance.random(),
+            }
+            fault.moment = f"{fault.change['how']} {source} "
+            events = known.reads
+        if kind == "worker" or (kind in {*SIGNALS, "change"} and not by_event):
+            fault.at = self.chance.uniform(0, known.seconds)
+            fault.moment += f"{fault.at:.2f} s of {known.seconds:.2f}"
+        else:
+            fault.plan |= {"event": self.chance.randint(1, events), **fault.change}
+            fault.moment += f"event {fault.plan['event']} of {events}"
+        return fault
+
+    def _wrong_files(
+        self, case: Case, fault: "Fault", code: int, before: Contents, known: Undisturbed
+    ) -> list[str]:
+        """What is wrong with the files after a fault."""
         try:
             now = case.read(self.folder)
         except Exception as error:
-            wrong.append(f"incomplete: {type(error).__name__} {error}")
-            return
-        if finished and now != known.contents:
+            return [f"incomplete: {type(error).__name__} {error}"]
+        wrong = []
+        # An input that was replaced before it was first read is simply another input.
+        other = self._of_other_input(case, fault) if fault.change else {}
+        if code == 0 and now not in (known.contents, other):
             wrong.append(f"exit code 0 with other files: {_differing(now, known.contents)}")
         if case.read.__name__ != "read_run":
             for name, value in now.items():
-                if value not in (known.contents.get(name), before.get(name)):
+                if value not in (known.contents.get(name), before.get(name), other.get(name)):
                     wrong.append(f"{name} is neither the new nor the old file")
         pairs = [(n, n + s) for n in now for s in (".tbi", ".csi") if n + s in now]
         for data, index in pairs:
-            if (now[data] == known.contents[data]) != (now[index] == known.contents[index]):
+            if (now[data] == before.get(data)) != (now[index] == before.get(index)):
                 wrong.append(f"{data} and its index do not belong together")
-        if kind not in {"kill", "permission"}:
+        if fault.kind not in {"kill", "permission"}:
             wrong += [f"left over: {name}" for name in _leftovers(self.folder)]
+        return wrong
 
-    def _go_on(
-        self,
-        case: Case,
-        kind: str,
-        outcome: Outcome,
-        before: Contents,
-        known: Undisturbed,
-        change: dict[str, Any],
-    ) -> None:
-        if change:
+    def _of_other_input(self, case: Case, fault: "Fault") -> Contents:
+        """What the case makes of the input that this fault puts in the place of its own."""
+        if fault.change["how"] == "truncate":
+            return {}
+        key = f"{case.name} {fault.change['other']}"
+        if key not in self._others:
+            aside = self.folder.with_name("aside")
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            for name in case.needs:
+                chosen = Path(
+                    fault.change["other"] if fault.change["input"].endswith(f"/{name}") else name
+                )
+                shutil.copy(self.template / chosen, aside / name)
+            code, _, _ = self._run(case.words, aside)
+            self._others[key] = {} if code else case.read(aside)
+            shutil.rmtree(aside)
+        return self._others[key]
+
+    def _go_on(self, case: Case, fault: "Fault", known: Undisturbed) -> list[str]:
+        """Run the command again, without a fault; what is wrong then."""
+        if fault.kind == "small":
+            self._remount(f"size={_DISK}")
+        if fault.change:
             for name in case.needs:
                 if name not in case.outputs and name != "half":
                     shutil.copy(self.template / name, self.folder / name)
         words = case.again(self.folder, case.words)
         code, _, err = self._run(words, self.folder)
-        if change and code == 2 and "of another run" in err:
-            # The parts are of the changed input, and the message says what to do.
-            words = [*words, "--force"]
-            code, _, err = self._run(words, self.folder)
+        if fault.change and code == 2 and "--force" in err:
+            # What is there is of the changed input, and the message says what to do.
+            code, _, err = self._run([*words, "--force"], self.folder)
         if code:
-            outcome.wrong.append(f"the run that goes on ends with {code}: {err.strip()}")
-            return
+            return [f"the run that goes on ends with {code}: {err.strip()}"]
+        wrong = []
         now = case.read(self.folder)
         if now != known.contents:
-            outcome.wrong.append(f"goes on to other files: {_differing(now, known.contents)}")
+            wrong.append(f"goes on to other files: {_differing(now, known.contents)}")
         left = _leftovers(self.folder)
         if left:
-            outcome.wrong.append(f"left over after the run that goes on: {left}")
+            wrong.append(f"left over after the run that goes on: {left}")
+        return wrong
 
     def _lay_out(self, case: Case, disk: int | None = None) -> Contents:
         """A fresh folder of the case; what is under its outputs' names to begin with."""
@@ -310,12 +310,16 @@ class Harness:
         words = ["mount", "-o", f"remount,{how}", str(self.folder.parent)]
         subprocess.run(words, check=True)
 
-    def _restore_permissions(self, plan: dict[str, Any]) -> None:
-        if plan["action"] == "full":
-            Path(plan["filler"]).unlink(missing_ok=True)
-        for path in (self.folder, *self.folder.rglob("*")):
-            if path.is_dir() and plan["action"] == "permission":
-                path.chmod(0o755)
+    def _end_fault(self, kind: str) -> None:
+        """Make folder and disk such as the command can be run in again."""
+        if kind == "read-only":
+            self._remount("rw")
+        elif kind == "full":
+            (self.folder.parent / "filler").unlink(missing_ok=True)
+        elif kind == "permission":
+            for path in (self.folder, *self.folder.rglob("*")):
+                if path.is_dir():
+                    path.chmod(0o755)
 
     _startup = 0.05
 
@@ -324,7 +328,7 @@ class Harness:
         words: Sequence[str],
         folder: Path,
         plan: dict[str, Any] | None = None,
-        disturb: Any = None,
+        fault: "Fault | None" = None,
     ) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of one command."""
         threads = [] if "--threads" in words else ["--threads", "1"]
@@ -347,8 +351,8 @@ class Harness:
             os.close(tell)
             os.read(ready, 1)
             os.close(ready)
-            if disturb is not None:
-                disturb(process)
+            if fault is not None and fault.at is not None:
+                fault.happen(process)
             out, err = process.communicate(timeout=_TIMEOUT)
         return process.returncode, out, err
 
@@ -364,12 +368,27 @@ def _leftovers(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in found)
 
 
-def _kill_a_child(pid: int, chance: random.Random) -> bool:
+def _wrong_ending(kind: str, fault: Fault, code: int, err: str) -> list[str]:
+    """What is wrong with exit code and standard error after a fault."""
+    # A worker may be killed when it has done all, a signal come when the command is through.
+    if code == 0:
+        return ["was not killed"] if kind == "kill" and fault.at is None else []
+    wrong = [] if code in ENDS.get(kind, _FAILED) else [f"exit code {code}"]
+    wrong += [f"stderr has {word!r}" for word in _NEVER if word in err]
+    if kind == "kill":
+        return wrong
+    told = [line for line in err.splitlines() if line.startswith(("error: ", "interrupted"))]
+    if len(told) != 1:
+        wrong.append(f"{len(told)} sentences on stderr")
+    elif kind in {"full", "small", "limit"} and not any(x in told[0].lower() for x in _SPACE):
+        wrong.append("the sentence does not say that space is lacking")
+    return wrong
+
+
+def _kill_a_child(pid: int) -> None:
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
-    if children:
-        os.kill(chance.choice(children), signal.SIGKILL)
-    return bool(children)
+    for child in [int(child) for task in tasks for child in task.read_text().split()][:1]:
+        os.kill(child, signal.SIGKILL)
 
 
 def _mount(folder: Path, size: int) -> None:
