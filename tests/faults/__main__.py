@@ -30,7 +30,7 @@ def main() -> int:
     began = time.monotonic()
     try:
         harness = Harness(place, seed=arguments.seed)
-        harness.prepare()
+        harness.prepare(arguments.cases)
         pairs = plan_faults(harness, arguments.faults, arguments.cases, arguments.kinds)
         outcomes = [harness.fault(name, kind) for name, kind in pairs]
     finally:

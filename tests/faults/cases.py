@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,29 +175,29 @@ def write_template(folder: Path) -> None:
             path.unlink()
 
 
-def prepare(template: Path, snvrag: Callable[..., None]) -> None:
-    """Make, by undisturbed commands, what the cases need beside VCF files."""
+def prepare(template: Path, snvrag: Callable[..., None], needs: Collection[str]) -> None:
+    """Make, by undisturbed commands, what cases need beside VCF files."""
     write_template(template)
-    snvrag("convert", "panel.vcf.gz", "-o", "panel.h5", "--threads", "1")
-    snvrag("convert", "other-panel.vcf.gz", "-o", "other-panel.h5", "--threads", "1")
-    names = [f"T{i}" for i in range(N_TARGETS)]
-    for number, some in enumerate((names[:8], names[8:], names[9:])):
-        words = ("impute", "target.vcf.gz", "-r", "panel.h5", "--hds", "--threads", "1")
-        snvrag(*words, "-s", ",".join(some), "-o", f"batch{number}.vcf.gz")
-    # Older outputs, for --force to replace.
-    snvrag("convert", "other-panel.vcf.gz", "-o", "out.h5", "--threads", "1")
-    words = ("impute", "target.vcf.gz", "-r", "panel.h5", "--hds", "--threads", "1")
-    snvrag(*words, "-o", "old.vcf.gz")
-    for suffix in ("", ".tbi"):
-        shutil.copy(template / f"old.vcf.gz{suffix}", template / f"out.vcf.gz{suffix}")
-    snvrag(*TRAIN, "--threads", "1")
-    shutil.copytree(template / "run", template / "half")
-    # As it was in the middle: the earlier checkpoint, and no later figures.
-    half = template / "half"
-    steps = sorted((half / "checkpoints").glob("step-*"))
-    shutil.rmtree(steps[-1])
-    shutil.rmtree(template / "run")
-    shutil.rmtree(template / "train.index")
+    one = ("--threads", "1")
+    for name in ("panel", "other-panel"):
+        snvrag("convert", f"{name}.vcf.gz", "-o", f"{name}.h5", *one)
+    impute = ("impute", "target.vcf.gz", "-r", "panel.h5", "--hds", *one)
+    # Outputs of before, for --force to replace.
+    shutil.copy(template / "other-panel.h5", template / "out.h5")
+    if {"old.vcf.gz", "out.vcf.gz"} & set(needs):
+        snvrag(*impute, "-o", "old.vcf.gz")
+        for suffix in ("", ".tbi"):
+            shutil.copy(template / f"old.vcf.gz{suffix}", template / f"out.vcf.gz{suffix}")
+    if "batch0.vcf.gz" in needs:
+        names = [f"T{i}" for i in range(N_TARGETS)]
+        for number, some in enumerate((names[:8], names[8:], names[9:])):
+            snvrag(*impute, "-s", ",".join(some), "-o", f"batch{number}.vcf.gz")
+    if "half" in needs:
+        snvrag(*TRAIN, *one)
+        (template / "run").rename(template / "half")
+        # As it was before the last checkpoint.
+        shutil.rmtree(sorted((template / "half" / "checkpoints").glob("step-*"))[-1])
+        shutil.rmtree(template / "train.index")
 
 
 OTHER = {

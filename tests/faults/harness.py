@@ -118,15 +118,15 @@ class Harness:
         self._others: dict[str, Contents] = {}
         self.can_mount = _can_mount(place)
 
-    def prepare(self) -> None:
-        """Make what the cases need, and with it fill the cache of compiled code."""
+    def prepare(self, names: Sequence[str]) -> None:
+        """Make what the named cases need, and with it fill the cache of compiled code."""
         self.template.mkdir(parents=True)
 
         def snvrag(*words: str) -> None:
             code, _, err = self._run(words, self.template)
             assert code == 0, err
 
-        prepare(self.template, snvrag)
+        prepare(self.template, snvrag, {x for name in names for x in CASES[name].needs})
 
     def measure(self, name: str) -> Undisturbed:
         """Run a case undisturbed, unless that was done already."""
