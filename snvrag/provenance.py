@@ -14,6 +14,7 @@ import secrets
 import shutil
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ Progress = Callable[[str, int, int], None]
 MAX_JSON_BYTES = 64 * 2**20
 TEMPORARY = ".tmp"
 """Ends the names of files that are being written; they begin with a dot."""
+_HASHED_BYTES = 1 << 18
 _PID = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}" + re.escape(TEMPORARY))
 
 
@@ -43,10 +45,13 @@ def provenance(
     }
 
 
-def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in blocks."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def sha256_file(path: Path, given_up: threading.Event | None = None) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks; of some of them where ``given_up`` is set."""
+    digest, block = hashlib.sha256(), memoryview(bytearray(_HASHED_BYTES))
+    with path.open("rb", buffering=0) as handle:
+        while not (given_up and given_up.is_set()) and (n := handle.readinto(block)):
+            digest.update(block[:n])
+    return digest.hexdigest()
 
 
 def watch(*paths: Path | None) -> Callable[[], None]:

@@ -128,7 +128,7 @@ def work_directory(
         except BaseException:
             _remove_remains(folder)
             if not _parts_of(folder):
-                finished = not existed
+                finished = not (existed and keep)
             elif claimed:
                 logger.info("%s keeps what is done: the same command goes on from there", folder)
             raise

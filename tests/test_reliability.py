@@ -208,6 +208,13 @@ def test_a_background_process_goes_on_ignoring_ctrl_c(tmp_path):
     assert python(script, **ignore).stdout == "on\n"
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a file without an end")
+def test_hashing_a_large_source_is_given_up_with_the_conversion():
+    given_up = threading.Event()
+    threading.Timer(0.05, given_up.set).start()
+    assert len(provenance.sha256_file(Path("/dev/zero"), given_up)) == 64
+
+
 # What a killed process leaves
 
 
@@ -321,12 +328,17 @@ def test_index_and_file_are_on_the_disk_before_they_have_their_names(tmp_path, m
     assert [name.endswith(".tmp.tbi") for name in synced] == [True]
 
 
-def test_a_work_directory_that_cannot_be_begun_is_removed(case, tmp_path, monkeypatch):
+@pytest.mark.parametrize("there", [False, True])
+def test_a_work_directory_without_parts_is_removed(case, tmp_path, monkeypatch, there):
     from snvrag import workdir
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
+    if there:
+        # As a process leaves it that is killed before its first part.
+        (tmp_path / "o.vcf.gz.work").mkdir()
+        (tmp_path / "o.vcf.gz.work" / "plan.json").write_text("{}")
     monkeypatch.setattr(workdir, "write_json", interrupt)
     with pytest.raises(KeyboardInterrupt):
         impute(case / "truth.vcf", case / "panel.h5", tmp_path / "o.vcf.gz")
