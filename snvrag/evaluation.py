@@ -29,7 +29,7 @@ from snvrag.pairing import NotInStepError, PairedBlock, paired_blocks
 from snvrag.panel import Panel
 from snvrag.provenance import Progress
 from snvrag.sites import SiteTable, plain_chromosome
-from snvrag.vcf import DosageReader, read_sites
+from snvrag.vcf import QUALITY_FIELDS, DosageReader, read_sites
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,8 @@ class Evaluation:
     """Of genotype probabilities; None where the file has neither GP nor HDS."""
     quality: QualityAccuracy | None
     """INFO/CR2, DR2 or R2 against true r²; None where the file has none."""
+    qualities: dict[str, QualityAccuracy]
+    """The same for each of these fields that the file has."""
     sites: SiteAccuracy
 
     def as_json(self) -> dict[str, Any]:
@@ -111,6 +113,7 @@ class Evaluation:
             "ece": self.calibration.ece,
             "gp_calibration": asdict(self.gp_calibration) if self.gp_calibration else None,
             "quality": asdict(self.quality) if self.quality else None,
+            "qualities": {name: asdict(found) for name, found in self.qualities.items()},
         }
 
 
@@ -208,7 +211,7 @@ class _Sums:
         self._genotypes = GenotypeReliability()
         self._rows: list[NDArray[np.int64]] = []
         self._r2: list[NDArray[np.float64]] = []
-        self._quality: list[NDArray[np.float64]] = []
+        self._qualities: list[NDArray[np.float64]] = []
         self._concordance: list[NDArray[np.float64]] = []
 
     @property
@@ -245,7 +248,7 @@ class _Sums:
             self._samples[name] += x.sum(axis=0)
         self._rows.append(block.rows)
         self._r2.append(r2)
-        self._quality.append(block.quality)
+        self._qualities.append(block.qualities)
         self._concordance.append(per_site["agrees"] / np.maximum(per_site["n"], 1))
         ploidy = block.ploidy[known]
         self._calibration.add(d[known] / ploidy, t[known] / ploidy)
@@ -258,7 +261,13 @@ class _Sums:
     ) -> Evaluation:
         """The figures; ``sites`` and ``af`` are the panel's."""
         rows, r2 = np.concatenate(self._rows), np.concatenate(self._r2)
-        quality = np.concatenate(self._quality)
+        fields = np.concatenate(self._qualities)
+        quality = _first_present(fields)
+        maf = minor_allele_frequency(af[rows])
+        by_field = {
+            name: quality_accuracy(column, r2, maf)
+            for name, column in zip(QUALITY_FIELDS, fields.T, strict=True)
+        }
         edges = pairwise(BIN_EDGES)
         per_bin = [
             {name: x[i] for name, x in self._bins.items()} for i in range(len(BIN_EDGES) - 1)
@@ -274,15 +283,22 @@ class _Sums:
             samples=[_sample(name, own) for name, own in zip(samples, per_sample, strict=True)],
             calibration=self._calibration.result(),
             gp_calibration=self._genotypes.result(),
-            quality=quality_accuracy(quality, r2, minor_allele_frequency(af[rows])),
+            quality=quality_accuracy(quality, r2, maf),
+            qualities={name: found for name, found in by_field.items() if found},
             sites=SiteAccuracy(
                 sites.take(rows),
-                minor_allele_frequency(af[rows]),
+                maf,
                 r2,
                 quality,
                 np.concatenate(self._concordance),
             ),
         )
+
+
+def _first_present(fields: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The first column that is not NaN: [sites] of [sites, fields]."""
+    first = (~np.isnan(fields)).argmax(axis=1)
+    return np.asarray(np.take_along_axis(fields, first[:, None], axis=1)[:, 0])
 
 
 def _zeros(names: Sequence[str], length: int) -> dict[str, NDArray[np.float64]]:

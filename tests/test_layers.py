@@ -19,6 +19,7 @@ ORDER = (
         "genetic_map",
         "dosage",
         "windows",
+        "run_history",
         "masking",
     ),
     *(
@@ -49,8 +50,9 @@ ORDER = (
         "metrics",
         "pairing",
         "evaluation",
+        "evaluation_file",
     ),
-    *("plots", "batch_plan", "batch", "dataset", "bank", "run_folder", "observer", "run_log"),
+    *("report_figures", "report_sections", "reporting", "plots", "batch_plan", "batch", "dataset", "bank", "run_folder", "observer", "run_events", "run_log"),
     *(
         "trainer",
         "training",
