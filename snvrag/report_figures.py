@@ -12,13 +12,16 @@ from html import escape
 from itertools import pairwise
 
 WIDTH, HEIGHT = 460, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 46
-_MOST_MARKERS = 60
+SHARE_TICKS = [(i / 5, f"{i / 5:g}") for i in range(6)]
+_RIGHT, _TOP, _BOTTOM = 16, 14, 46
+# Of a digit, and what the name of the axis and its distance take.
+_DIGIT, _BESIDE = 7.6, 34
+_MOST_MARKERS = 40
 _STYLES = 8
-_TIME_CLASSES = 6
+_CLASSES = 6
+_ROUND = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 TRACK_WIDTH = 940
-_TRACK_LEFT, _TRACK_ROW, _TRACK_BLOCK = 64, 42, 24
-_MOST_BLOCKS = 300
+_TRACK_LEFT, _TRACK_ROW, _TRACK_BLOCK = 64, 38, 24
 _MARKERS = (
     "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0Z",
     "M-3.3-3.3h6.6v6.6h-6.6Z",
@@ -113,18 +116,22 @@ class Chart:
         parts += [self._line(line) for line in self.lines]
         return svg(WIDTH, HEIGHT, self.title, parts)
 
+    @property
+    def _left(self) -> float:
+        return _BESIDE + _DIGIT * max([len(name) for _, name in self.y.ticks] or [1])
+
     def _place(self, x: float, y: float) -> tuple[float, float]:
-        across, up = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-        return _LEFT + across * self.x.share(x), HEIGHT - _BOTTOM - up * self.y.share(y)
+        across, up = WIDTH - self._left - _RIGHT, HEIGHT - _TOP - _BOTTOM
+        return self._left + across * self.x.share(x), HEIGHT - _BOTTOM - up * self.y.share(y)
 
     def _grid(self) -> list[str]:
-        bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+        left, bottom, right = self._left, HEIGHT - _BOTTOM, WIDTH - _RIGHT
         parts = []
         for value, name in self.y.ticks:
             _, y = self._place(self.x.low, value)
             parts.append(
-                f'<path class="grid" d="M{_LEFT} {_n(y)}H{right}"/>'
-                f'<text x="{_LEFT - 7}" y="{_n(y + 4)}" text-anchor="end">{escape(name)}</text>'
+                f'<path class="grid" d="M{_n(left)} {_n(y)}H{right}"/>'
+                f'<text x="{_n(left - 7)}" y="{_n(y + 4)}" text-anchor="end">{escape(name)}</text>'
             )
         for value, name in self.x.ticks:
             x, _ = self._place(value, self.y.low)
@@ -134,8 +141,8 @@ class Chart:
             )
         middle = (_TOP + bottom) / 2
         parts.append(
-            f'<path class="axis" d="M{_LEFT} {bottom}H{right}"/>'
-            f'<text class="name" x="{_n((_LEFT + right) / 2)}" y="{HEIGHT - 6}" '
+            f'<path class="axis" d="M{_n(left)} {bottom}H{right}"/>'
+            f'<text class="name" x="{_n((left + right) / 2)}" y="{HEIGHT - 6}" '
             f'text-anchor="middle">{escape(self.x.label)}</text>'
             f'<text class="name" transform="translate(13 {_n(middle)}) rotate(-90)" '
             f'text-anchor="middle">{escape(self.y.label)}</text>'
@@ -169,10 +176,11 @@ class Chart:
         parts = [f'<path class="line" d="M{path}"{dashes}/>']
         if line.markers:
             shape = _MARKERS[line.style % len(_MARKERS)]
-            size = "" if len(points) <= _MOST_MARKERS else " scale(0.5)"
+            dense = len(points) > _MOST_MARKERS
+            size, kind = (" scale(0.5)", "point dense") if dense else ("", "point")
             parts += [
                 f'<g transform="translate({_xy(x, y)}){size}"><title>{escape(tip)}</title>'
-                f'<circle class="hit" r="9"/><path class="point" d="{shape}"/></g>'
+                f'<circle class="hit" r="9"/><path class="{kind}" d="{shape}"/></g>'
                 for x, y, tip in points
             ]
         return f'<g class="s{line.style % _STYLES}">{"".join(parts)}</g>'
@@ -220,7 +228,7 @@ class Track:
         edges = _class_edges([block.value for block in blocks])
         low, high = min(b.first for b in blocks), max(b.last for b in blocks)
         axis = Axis("", low, high, [])
-        height = _TRACK_ROW * len(self.rows) + 44
+        height = _TRACK_ROW * len(self.rows) + 54
         across = TRACK_WIDTH - _TRACK_LEFT - 14
 
         def place(position: float) -> float:
@@ -263,51 +271,30 @@ class Track:
         names = [f"< {edges[0]:g} {self.unit}"] if edges else [f"any {self.unit}"]
         names += [f"{a:g}–{b:g}" for a, b in pairwise(edges)]
         names += [f"≥ {edges[-1]:g} {self.unit}"] if edges else []
+        samples = [(f"q{i}", 16, name) for i, name in enumerate(names)]
+        samples += [("outline", 16, self.full_label), ("outline", 8, self.half_label)]
         items = [
-            f'<li><svg class="swatch" viewBox="0 0 16 16" aria-hidden="true"><rect class="q{i}" '
-            f'width="16" height="16"/></svg>{escape(name)}</li>'
-            for i, name in enumerate(names)
+            f'<li><svg class="swatch" viewBox="0 0 16 16" aria-hidden="true"><rect class="{kind}" '
+            f'y="{16 - tall}" width="16" height="{tall}"/></svg>{escape(name)}</li>'
+            for kind, tall, name in samples
         ]
-        for tall, name in ((16, self.full_label), (8, self.half_label)):
-            items.append(
-                '<li><svg class="swatch" viewBox="0 0 16 16" aria-hidden="true"><rect '
-                f'class="outline" y="{16 - tall}" width="16" height="{tall}"/></svg>'
-                f"{escape(name)}</li>"
-            )
         return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def join_blocks(blocks: Sequence[Block], tip: str) -> list[Block]:
-    """At most :data:`_MOST_BLOCKS` blocks of one chromosome; neighbours share their mean.
-
-    Args:
-        blocks: in order.
-        tip: tooltip of several, with ``{n}`` windows and ``{mean}``.
-    """
-    each = -(-len(blocks) // _MOST_BLOCKS)
-    if each <= 1:
-        return list(blocks)
-    joined = []
-    for start in range(0, len(blocks), each):
-        own = blocks[start : start + each]
-        mean = sum(block.value for block in own) / len(own)
-        text = tip.format(n=len(own), mean=f"{mean:.2f}")
-        full = any(block.full for block in own)
-        joined.append(Block(own[0].first, own[-1].last, mean, full, text))
-    return joined
-
-
 def _class_edges(values: Sequence[float]) -> list[float]:
-    """At most five edges of the form 1, 2 or 5 times a power of ten that part the values."""
-    positive = [value for value in values if value > 0]
-    if not positive:
+    """At most five round edges that part the values into classes of about equal numbers."""
+    ordered = sorted(value for value in values if value > 0)
+    if not ordered:
         return []
-    start = math.floor(math.log10(min(positive)))
-    end = math.ceil(math.log10(max(positive)))
-    candidates = [m * 10.0**e for e in range(start, end + 1) for m in (1, 2, 5)]
-    inside = [round(c, 12) for c in candidates if min(positive) < c <= max(positive)]
-    step = -(-len(inside) // (_TIME_CLASSES - 1)) or 1
-    return inside[::step]
+    quantiles = [ordered[len(ordered) * i // _CLASSES] for i in range(1, _CLASSES)]
+    return sorted({edge for edge in map(_rounded, quantiles) if edge > ordered[0]})
+
+
+def _rounded(value: float) -> float:
+    """The nearest of 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(value))
+    nearest = min(_ROUND, key=lambda step: abs(step * power - value))
+    return round(nearest * power, 12)
 
 
 def figure(
@@ -315,10 +302,15 @@ def figure(
 ) -> str:
     """A figure with its heading, legend, note and, folded, its numbers."""
     kind = ' class="wide"' if wide else ""
-    scroll = f'<div class="scroll">{drawing}</div>' if wide else drawing
+    if wide:
+        drawing = (
+            f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(title)}: plot">'
+            f"{drawing}</div>"
+        )
+    told = f'<p class="note">{escape(note)}</p>' if note else ""
     return (
-        f"<figure{kind}><figcaption><h3>{escape(title)}</h3></figcaption>{legend}{scroll}"
-        f'<p class="note">{escape(note)}</p><details><summary>Numbers</summary>'
+        f"<figure{kind}><figcaption><h3>{escape(title)}</h3></figcaption>{legend}{drawing}"
+        f"{told}<details><summary>Numbers</summary>"
         f"{table_html(table, title)}</details></figure>\n"
     )
 
@@ -360,6 +352,16 @@ def swatch(style: int, *, dashed: bool = False, marker: bool = True) -> str:
     )
 
 
+def number(value: float, digits: int = 4) -> str:
+    """A figure, or a dash where undefined."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def grid(figures: Sequence[str]) -> str:
+    """Figures side by side, as many as fit."""
+    return f'<div class="figures">{"".join(figures)}</div>'
+
+
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round values in [low, high], at most ``most`` + 1 of them."""
     span = high - low
@@ -381,6 +383,12 @@ def value_axis(label: str, values: Sequence[float], *, limit: float | None = 1.0
     bottom = low - room if low < 0 or low - room >= 0 else 0.0
     ticks = nice_ticks(bottom, top)
     return Axis(label, bottom, top, [(tick, f"{tick:g}") for tick in ticks])
+
+
+def frequency_axis(highs: Sequence[float]) -> Axis:
+    """An axis of frequency bins, which lie at 0, 1, … and are named by their upper ends."""
+    ticks = [(i, f"≤{high:g}") for i, high in enumerate(highs)]
+    return Axis("minor-allele frequency in the panel", -0.4, len(highs) - 0.6, ticks)
 
 
 def _n(value: float) -> str:
