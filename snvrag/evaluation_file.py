@@ -7,16 +7,18 @@ import math
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from snvrag.calibration import CalibrationBin, GenotypeCalibration, QualityAccuracy
+from snvrag.dosage import BIN_EDGES
 from snvrag.errors import InputError
 from snvrag.evaluation import BinAccuracy, Evaluation, SampleAccuracy
 from snvrag.provenance import provenance, read_json, write_json
 
 FORMAT, VERSION = "snvrag-evaluation", 1
-_REMEDY = "write it again: snvrag evaluate IMPUTED… TRUTH -r PANEL.h5 -o evaluation.json"
+_REMEDY = "give a file of: snvrag evaluate IMPUTED… TRUTH -r PANEL.h5 -o evaluation.json"
 # Beyond these a damaged file speaks, not an evaluation.
 _MOST_ENTRIES, _MOST_SAMPLES = 1_000, 1_000_000
 _LARGEST = 1e15
@@ -76,8 +78,8 @@ def read_evaluations(path: Path) -> EvaluationFile:
     """Read and check an evaluation file.
 
     Raises:
-        InputError: it is absent, too large, no JSON, of another format or version, or a field is
-            missing or of another type; the message names the field.
+        InputError: it is absent, too large, no JSON, of another format, version or frequency bins,
+            or a field is missing or of another type; the message names the field.
     """
     try:
         data = read_json(path)
@@ -95,6 +97,13 @@ def read_evaluations(path: Path) -> EvaluationFile:
         result: EvaluationFile = _checked(EvaluationFile, content, "")
     except _UnfitError as error:
         raise InputError(f"{path}: {error}", _REMEDY) from error
+    for number, evaluation in enumerate(result.evaluations):
+        if [(b.low, b.high) for b in evaluation.bins] != list(pairwise(BIN_EDGES)):
+            raise InputError(
+                f"{path}: evaluations[{number}].bins are not of the frequencies "
+                f"{', '.join(f'{edge:g}' for edge in BIN_EDGES)}",
+                _REMEDY,
+            )
     return result
 
 

@@ -18,6 +18,8 @@ _RIGHT, _TOP, _BOTTOM = 16, 14, 46
 _DIGIT, _BESIDE = 7.6, 34
 _MOST_MARKERS = 40
 _STYLES = 8
+# Between blocks that are wide enough for one.
+_GAP = 0.7
 _CLASSES = 6
 _ROUND = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 TRACK_WIDTH = 940
@@ -244,11 +246,12 @@ class Track:
             )
             for block in row:
                 x, right = place(block.first), place(block.last)
+                gap = _GAP if right - x > 4 * _GAP else 0
                 tall = _TRACK_BLOCK if block.full else _TRACK_BLOCK / 2
                 shade = sum(block.value >= edge for edge in edges)
                 parts.append(
                     f'<rect class="q{shade}" x="{_n(x)}" y="{_n(base - tall)}" '
-                    f'width="{_n(max(right - x - 0.6, 0.8))}" height="{_n(tall)}">'
+                    f'width="{_n(max(right - x - gap, _GAP))}" height="{_n(tall)}">'
                     f"<title>{escape(block.tip)}</title></rect>"
                 )
         bottom = _TRACK_ROW * len(self.rows) + 8

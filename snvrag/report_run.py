@@ -40,7 +40,7 @@ _FIGURES = ("loss", "r2", "rare_f1", "rare_r2", "rare_loss", "rare_recall", "ece
 _TIMES = ("train_seconds", "validation_seconds")
 # Of a line that no method has.
 _TRAINING_STYLE = 4
-_MOST_ROWS, _MOST_BLOCKS, _MOST_EPOCHS = 500, 300, 100_000
+_MOST_ROWS, _MOST_BLOCKS, _MOST_CHROMOSOMES, _MOST_EPOCHS = 500, 300, 60, 100_000
 # Beyond this a damaged file speaks, not a run.
 _LARGEST = 1e15
 
@@ -185,7 +185,8 @@ def run_summary(run: RunFacts) -> str:
         f"Epoch {run.best} of {len(run.rows)} is the best and was kept: at masked sites of the "
         f"held-out samples it explains r² = {number(best['val_r2'])} of the variance of true "
         f"dosages, the copying model (Li–Stephens, without a network) "
-        f"{number(best['copying_r2'])} ({gain:+.4f}); at rare sites {number(best['val_rare_r2'])} against {number(best['copying_rare_r2'])}."
+        f"{number(best['copying_r2'])} ({gain:+.4f}); at rare sites {number(best['val_rare_r2'])} "
+        f"against {number(best['copying_rare_r2'])}."
     )
     if not run.finished and run.recorded:
         words.append(f"Training has not ended: {len(run.rows)} of {run.epochs} epochs are done.")
@@ -200,8 +201,8 @@ def _lead(run: RunFacts, words: Sequence[str]) -> str:
 
 def _tiles(run: RunFacts) -> str:
     samples = run.start.get("panel_samples")
-    tiles = [
-        ("Panel samples", f"{samples:,}" if type(samples) is int else "–", ""),
+    tiles = [("Panel samples", f"{samples:,}", "")] if type(samples) is int else []
+    tiles += [
         ("Panel sites", f"{run.sites:,}", f"{run.num_windows:,} windows"),
     ]
     if run.rows:
@@ -360,16 +361,24 @@ def windows_section(run: RunFacts) -> str:
     ]
     if touched > _MOST_ROWS:
         words.append(f"The table lists the first {_MOST_ROWS}.")
+    shown = list(rows.items())[:_MOST_CHROMOSOMES]
+    if len(rows) > len(shown):
+        words.append(f"Shown are the first {len(shown)} of {len(rows)} sequences.")
     several = "{n} windows, mean {mean} ms"
     return Track(
         title="Windows along the genome",
         note=" ".join(words) + " An index, once built, serves all later epochs and runs.",
-        rows=[(f"chr {name}", _joined(row, several)) for name, row in rows.items()],
+        rows=[(_short(name), _joined(row, several)) for name, row in shown],
         unit="ms",
         full_label="built just in time",
         half_label="reused, read from disk",
         table=Table(["window", "position", "sites", "index", "ms"], table),
     ).html()
+
+
+def _short(chromosome: str) -> str:
+    name = chromosome if chromosome.startswith("chr") else f"chr {chromosome}"
+    return name if len(name) <= 8 else f"{name[:7]}…"
 
 
 def _joined(blocks: Sequence[Block], tip: str) -> list[Block]:

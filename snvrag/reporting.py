@@ -13,7 +13,7 @@ from string import Template
 from typing import Any
 
 from snvrag import __version__
-from snvrag.errors import UsageError
+from snvrag.errors import InputError, UsageError
 from snvrag.evaluation_file import EvaluationFile, read_evaluations
 from snvrag.provenance import atomic_file, check_output_file
 from snvrag.report_accuracy import (
@@ -65,7 +65,9 @@ def report(inputs: Sequence[Path], output: Path, *, force: bool = False) -> Repo
             "snvrag report RUN/ evaluation.json -o report.html",
         )
     for path in inputs:
-        if output.exists() and path.exists() and output.samefile(path):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder", "check its path")
+        if output.exists() and output.samefile(path):
             raise UsageError(f"--output {output}: is one of the inputs", "choose another name")
     check_output_file(output, force=force)
     runs = [read_run(path) for path in inputs if path.is_dir()]
