@@ -34,6 +34,9 @@ from snvrag.vcf import QUALITY_FIELDS, DosageReader, read_sites
 logger = logging.getLogger(__name__)
 
 _CONSTANT = 1e-9
+_COMMON = 0.05
+# A stretch has at least so many masked sites, and more where there would be too many stretches.
+_REGION_SITES, _REGIONS = 250, 800
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,20 @@ class SampleAccuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionAccuracy:
+    """Accuracy of common variants in a stretch of a chromosome."""
+
+    chromosome: str
+    first: int
+    """1-based position of its first masked site."""
+    last: int
+    n_sites: int
+    """Masked sites with a minor-allele frequency above 0.05 that vary in the truth."""
+    mean_site_r2: float
+    """Of these; NaN without any."""
+
+
+@dataclass(frozen=True, slots=True)
 class SiteAccuracy:
     """Accuracy per masked site; arrays of one length."""
 
@@ -99,6 +116,8 @@ class Evaluation:
     """INFO/CR2, DR2 or R2 against true r²; None where the file has none."""
     qualities: dict[str, QualityAccuracy]
     """The same for each of these fields that the file has."""
+    regions: list[RegionAccuracy]
+    """Stretches of equal numbers of masked sites, some 800 in all, in the panel's order."""
     sites: SiteAccuracy
 
     def as_json(self) -> dict[str, Any]:
@@ -114,6 +133,7 @@ class Evaluation:
             "gp_calibration": asdict(self.gp_calibration) if self.gp_calibration else None,
             "quality": asdict(self.quality) if self.quality else None,
             "qualities": {name: asdict(found) for name, found in self.qualities.items()},
+            "regions": [asdict(region) for region in self.regions],
         }
 
 
@@ -285,6 +305,7 @@ class _Sums:
             gp_calibration=self._genotypes.result(),
             quality=quality_accuracy(quality, r2, maf),
             qualities={name: found for name, found in by_field.items() if found},
+            regions=_regions(sites, rows, r2, maf),
             sites=SiteAccuracy(
                 sites.take(rows),
                 maf,
@@ -293,6 +314,33 @@ class _Sums:
                 np.concatenate(self._concordance),
             ),
         )
+
+
+def _regions(
+    sites: SiteTable,
+    rows: NDArray[np.int64],
+    r2: NDArray[np.float64],
+    maf: NDArray[np.float64],
+) -> list[RegionAccuracy]:
+    order = np.argsort(rows)
+    rows, judged = rows[order], (maf > _COMMON)[order] & ~np.isnan(r2[order])
+    ordered = r2[order]
+    size = max(_REGION_SITES, -(-len(rows) // _REGIONS))
+    found = []
+    for name, first, last in sites.chromosomes():
+        begin, end = np.searchsorted(rows, (first, last)).tolist()
+        for start in range(begin, end, size):
+            own = slice(start, min(start + size, end))
+            scored = ordered[own][judged[own]]
+            region = RegionAccuracy(
+                chromosome=plain_chromosome(name),
+                first=int(sites.pos[rows[own][0]]),
+                last=int(sites.pos[rows[own][-1]]),
+                n_sites=len(scored),
+                mean_site_r2=float(scored.mean()) if len(scored) else float("nan"),
+            )
+            found.append(region)
+    return found
 
 
 def _first_present(fields: NDArray[np.float64]) -> NDArray[np.float64]:

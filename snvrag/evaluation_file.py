@@ -5,7 +5,7 @@ The file may come from anywhere, so every field is checked for its type when it 
 
 import math
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +14,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from snvrag.calibration import CalibrationBin, GenotypeCalibration, QualityAccuracy
 from snvrag.dosage import BIN_EDGES
 from snvrag.errors import InputError
-from snvrag.evaluation import BinAccuracy, Evaluation, SampleAccuracy
+from snvrag.evaluation import BinAccuracy, Evaluation, RegionAccuracy, SampleAccuracy
 from snvrag.provenance import provenance, read_json, write_json
 
 FORMAT, VERSION = "snvrag-evaluation", 1
 _REMEDY = "give a file of: snvrag evaluate IMPUTED… TRUTH -r PANEL.h5 -o evaluation.json"
 # Beyond these a damaged file speaks, not an evaluation.
-_MOST_ENTRIES, _MOST_SAMPLES = 1_000, 1_000_000
+_MOST_ENTRIES = 1_000
+_MOST: Mapping[Any, int] = {SampleAccuracy: 1_000_000, RegionAccuracy: 100_000}
 _LARGEST = 1e15
 
 
@@ -38,6 +39,7 @@ class SavedEvaluation:
     gp_calibration: GenotypeCalibration | None
     quality: QualityAccuracy | None
     qualities: dict[str, QualityAccuracy]
+    regions: list[RegionAccuracy]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def _checked(kind: Any, value: Any, where: str) -> Any:
             }
         )
     if origin is list:
-        most = _MOST_SAMPLES if arguments[0] is SampleAccuracy else _MOST_ENTRIES
+        most = _MOST.get(arguments[0], _MOST_ENTRIES)
         if type(value) is not list or len(value) > most:
             raise _UnfitError(f"{where} is no list of at most {most:,} entries")
         return [_checked(arguments[0], own, f"{where}[{i}]") for i, own in enumerate(value)]

@@ -14,12 +14,13 @@ from snvrag.report_figures import (
     Table,
     frequency_axis,
     grid,
+    nice_ticks,
     number,
     table_html,
     value_axis,
 )
 
-_MOST_SAMPLES = 150
+_MOST_SAMPLES, _MOST_ROWS = 150, 500
 
 
 def accuracy_section(evaluations: Sequence[SavedEvaluation]) -> str:
@@ -55,7 +56,62 @@ def accuracy_section(evaluations: Sequence[SavedEvaluation]) -> str:
     if others:
         charts.append(_differences(evaluations, values, names, axis))
     charts += [_concordance(evaluations, names, axis), _samples(evaluations)]
-    return grid(charts)
+    return grid(charts) + _along(evaluations)
+
+
+def _along(evaluations: Sequence[SavedEvaluation]) -> str:
+    """Accuracy of common variants along the chromosomes, one after another."""
+    spans: dict[str, tuple[int, int]] = {}
+    for e in evaluations:
+        for r in e.regions:
+            low, high = spans.get(r.chromosome, (r.first, r.last))
+            spans[r.chromosome] = (min(low, r.first), max(high, r.last))
+    if not spans:
+        return ""
+    several = len(spans) > 1
+    shift, end, ticks = {}, 0, []
+    for name, (low, high) in spans.items():
+        shift[name] = end - low if several else 0
+        ticks.append((end + (high - low) / 2, name[:4]))
+        end += high - low + 1
+    if several:
+        x = Axis("chromosome", 0, end, ticks[:: -(-len(ticks) // 40)])
+    else:
+        low, high = next(iter(spans.values()))
+        marks = [(mb * 1e6, f"{mb:g}") for mb in nice_ticks(low / 1e6, high / 1e6, 10)]
+        x = Axis(f"position on chromosome {next(iter(spans))[:20]}, Mb", low, high, marks)
+    lines, rows = [], []
+    for style, e in enumerate(evaluations):
+        for number_, name in enumerate(spans):
+            own = [r for r in e.regions if r.chromosome == name]
+            tips = [
+                f"{e.label}, {name}:{r.first:,}–{r.last:,}: {number(r.mean_site_r2)} "
+                f"({r.n_sites} sites)"
+                for r in own
+            ]
+            middles = [(r.first + r.last) / 2 + shift[name] for r in own]
+            values = [r.mean_site_r2 for r in own]
+            lines.append(Line(e.label if number_ == 0 else "", middles, values, style, tips=tips))
+        rows += [
+            [
+                e.label,
+                f"{r.chromosome}:{r.first:,}–{r.last:,}",
+                f"{r.n_sites}",
+                number(r.mean_site_r2),
+            ]
+            for r in e.regions[: _MOST_ROWS // len(evaluations)]
+        ]
+    return Chart(
+        title="Accuracy along the genome",
+        note="Mean r² of common variants (MAF above 0.05 in the panel) in stretches of equal "
+        "numbers of masked sites. Dips often lie where few sites were measured, at centromeres, at "
+        "structural variants and at the ends of what the panel covers.",
+        x=x,
+        y=value_axis("mean r²", [r.mean_site_r2 for e in evaluations for r in e.regions]),
+        lines=lines,
+        table=Table(["evaluation", "stretch", "sites", "mean r²"], rows),
+        wide=True,
+    ).html()
 
 
 def _tips(e: SavedEvaluation, names: Sequence[str], values: Sequence[float]) -> list[str]:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-from itertools import pairwise
 
 WIDTH, HEIGHT = 460, 300
 SHARE_TICKS = [(i / 5, f"{i / 5:g}") for i in range(6)]
@@ -18,12 +17,7 @@ _RIGHT, _TOP, _BOTTOM = 16, 14, 46
 _DIGIT, _BESIDE = 7.6, 34
 _MOST_MARKERS = 40
 _STYLES = 8
-# Between blocks that are wide enough for one.
-_GAP = 0.7
-_CLASSES = 6
-_ROUND = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
-TRACK_WIDTH = 940
-_TRACK_LEFT, _TRACK_ROW, _TRACK_BLOCK = 64, 38, 24
+WIDE = 940
 _MARKERS = (
     "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0-7.2 0Z",
     "M-3.3-3.3h6.6v6.6h-6.6Z",
@@ -94,12 +88,22 @@ class Chart:
     """x and name of a vertical line."""
     cells: Sequence[Sequence[int]] = field(default_factory=list)
     """Counts by x (outer) and y (inner) in equal bins from 0 to 1, drawn as shaded squares."""
+    wide: bool = False
     edges: Sequence[str] = ()
     """What lies outside the range of y, told above the plot."""
 
+    @property
+    def _width(self) -> int:
+        return WIDE if self.wide else WIDTH
+
+    @property
+    def _left(self) -> float:
+        return _BESIDE + _DIGIT * max([len(name) for _, name in self.y.ticks] or [1])
+
     def html(self) -> str:
         """The figure with legend and table."""
-        return figure(self.title, self.note, self._svg(), self._legend(), self.table)
+        drawing, legend = self._svg(), self._legend()
+        return figure(self.title, self.note, drawing, legend, self.table, wide=self.wide)
 
     def _svg(self) -> str:
         parts = [*self._grid(), *self._squares()]
@@ -108,45 +112,41 @@ class Chart:
             parts.append(f'<path class="diagonal" d="M{_xy(*start)}L{_xy(*end)}"/>')
         if self.mark is not None:
             x, _ = self._place(self.mark[0], self.y.low)
-            anchor = "end" if x > WIDTH * 0.7 else "start"
+            anchor = "end" if x > self._width * 0.7 else "start"
             shift = -4 if anchor == "end" else 4
             parts.append(
-                f'<path class="mark" d="M{_n(x)} {_TOP}V{HEIGHT - _BOTTOM}"/>'
-                f'<text class="small" x="{_n(x + shift)}" y="{_TOP + 10}" '
+                f'<path class="mark" d="M{at(x)} {_TOP}V{HEIGHT - _BOTTOM}"/>'
+                f'<text class="small" x="{at(x + shift)}" y="{_TOP + 10}" '
                 f'text-anchor="{anchor}">{escape(self.mark[1])}</text>'
             )
         parts += [self._line(line) for line in self.lines]
-        return svg(WIDTH, HEIGHT, self.title, parts)
-
-    @property
-    def _left(self) -> float:
-        return _BESIDE + _DIGIT * max([len(name) for _, name in self.y.ticks] or [1])
+        return svg(self._width, HEIGHT, self.title, parts)
 
     def _place(self, x: float, y: float) -> tuple[float, float]:
-        across, up = WIDTH - self._left - _RIGHT, HEIGHT - _TOP - _BOTTOM
+        across, up = self._width - self._left - _RIGHT, HEIGHT - _TOP - _BOTTOM
         return self._left + across * self.x.share(x), HEIGHT - _BOTTOM - up * self.y.share(y)
 
     def _grid(self) -> list[str]:
-        left, bottom, right = self._left, HEIGHT - _BOTTOM, WIDTH - _RIGHT
+        left, bottom, right = self._left, HEIGHT - _BOTTOM, self._width - _RIGHT
         parts = []
         for value, name in self.y.ticks:
             _, y = self._place(self.x.low, value)
             parts.append(
-                f'<path class="grid" d="M{_n(left)} {_n(y)}H{right}"/>'
-                f'<text x="{_n(left - 7)}" y="{_n(y + 4)}" text-anchor="end">{escape(name)}</text>'
+                f'<path class="grid" d="M{at(left)} {at(y)}H{right}"/>'
+                f'<text x="{at(left - 7)}" y="{at(y + 4)}" text-anchor="end">{escape(name)}</text>'
             )
         for value, name in self.x.ticks:
             x, _ = self._place(value, self.y.low)
             parts.append(
-                f'<path class="tick" d="M{_n(x)} {bottom}v5"/>'
-                f'<text x="{_n(x)}" y="{bottom + 18}" text-anchor="middle">{escape(name)}</text>'
+                f'<path class="tick" d="M{at(x)} {bottom}v5"/>'
+                f'<text x="{at(x)}" y="{bottom + 18}" text-anchor="middle">{escape(name)}</text>'
             )
         middle = (_TOP + bottom) / 2
         parts.append(
-            f'<path class="axis" d="M{_n(left)} {bottom}H{right}"/>'
-            f'<text class="name" x="{_n((left + right) / 2)}" y="{HEIGHT - 6}" '
+            f'<path class="axis" d="M{at(left)} {bottom}H{right}"/>'
+            f'<text class="name" x="{at((left + right) / 2)}" y="{HEIGHT - 6}" '
             f'text-anchor="middle">{escape(self.x.label)}</text>'
-            f'<text class="name" transform="translate(13 {_n(middle)}) rotate(-90)" '
+            f'<text class="name" transform="translate(13 {at(middle)}) rotate(-90)" '
             f'text-anchor="middle">{escape(self.y.label)}</text>'
         )
         return parts
@@ -163,8 +163,8 @@ class Chart:
                 # By the logarithm: most sites crowd in one corner.
                 shade = 0.08 + 0.72 * math.log1p(n) / math.log1p(most)
                 parts.append(
-                    f'<rect class="cell" x="{_n(x)}" y="{_n(y)}" width="{_n(right - x)}" '
-                    f'height="{_n(bottom - y)}" fill-opacity="{_n(shade)}">'
+                    f'<rect class="cell" x="{at(x)}" y="{at(y)}" width="{at(right - x)}" '
+                    f'height="{at(bottom - y)}" fill-opacity="{at(shade)}">'
                     f"<title>{n:,} sites</title></rect>"
                 )
         return parts
@@ -196,108 +196,6 @@ class Chart:
         ]
         items += [f'<li class="edge">{escape(text)}</li>' for text in self.edges]
         return f'<ul class="legend">{"".join(items)}</ul>' if items else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A stretch of a chromosome in a :class:`Track`."""
-
-    first: int
-    last: int
-    value: float
-    """What colours it."""
-    full: bool
-    """Whether it has the full height, else half of it."""
-    tip: str
-
-
-@dataclass(frozen=True, slots=True)
-class Track:
-    """Stretches along chromosomes, one row each, coloured by a value on a logarithmic scale."""
-
-    title: str
-    note: str
-    rows: Sequence[tuple[str, Sequence[Block]]]
-    """Chromosome and its blocks in order."""
-    unit: str
-    full_label: str
-    half_label: str
-    table: Table
-
-    def html(self) -> str:
-        """The figure with legend and table."""
-        blocks = [block for _, row in self.rows for block in row]
-        edges = _class_edges([block.value for block in blocks])
-        low, high = min(b.first for b in blocks), max(b.last for b in blocks)
-        axis = Axis("", low, high, [])
-        height = _TRACK_ROW * len(self.rows) + 54
-        across = TRACK_WIDTH - _TRACK_LEFT - 14
-
-        def place(position: float) -> float:
-            return _TRACK_LEFT + across * axis.share(position)
-
-        parts = []
-        for number, (name, row) in enumerate(self.rows):
-            base = _TRACK_ROW * number + 10 + _TRACK_BLOCK
-            parts.append(
-                f'<text x="{_TRACK_LEFT - 10}" y="{base - 6}" text-anchor="end">{escape(name)}'
-                f'</text><path class="axis" d="M{_n(place(row[0].first))} {base}'
-                f'H{_n(place(row[-1].last))}"/>'
-            )
-            for block in row:
-                x, right = place(block.first), place(block.last)
-                gap = _GAP if right - x > 4 * _GAP else 0
-                tall = _TRACK_BLOCK if block.full else _TRACK_BLOCK / 2
-                shade = sum(block.value >= edge for edge in edges)
-                parts.append(
-                    f'<rect class="q{shade}" x="{_n(x)}" y="{_n(base - tall)}" '
-                    f'width="{_n(max(right - x - gap, _GAP))}" height="{_n(tall)}">'
-                    f"<title>{escape(block.tip)}</title></rect>"
-                )
-        bottom = _TRACK_ROW * len(self.rows) + 8
-        parts.append(f'<path class="axis" d="M{_TRACK_LEFT} {bottom}H{TRACK_WIDTH - 14}"/>')
-        for value in nice_ticks(low / 1e6, high / 1e6, 8):
-            x = place(value * 1e6)
-            parts.append(
-                f'<path class="tick" d="M{_n(x)} {bottom}v5"/>'
-                f'<text x="{_n(x)}" y="{bottom + 18}" text-anchor="middle">{value:g}</text>'
-            )
-        parts.append(
-            f'<text class="name" x="{TRACK_WIDTH / 2}" y="{height - 4}" text-anchor="middle">'
-            "position, Mb</text>"
-        )
-        drawing = svg(TRACK_WIDTH, height, self.title, parts)
-        legend = self._legend(edges)
-        return figure(self.title, self.note, drawing, legend, self.table, wide=True)
-
-    def _legend(self, edges: Sequence[float]) -> str:
-        names = [f"< {edges[0]:g} {self.unit}"] if edges else [f"any {self.unit}"]
-        names += [f"{a:g}–{b:g}" for a, b in pairwise(edges)]
-        names += [f"≥ {edges[-1]:g} {self.unit}"] if edges else []
-        samples = [(f"q{i}", 16, name) for i, name in enumerate(names)]
-        samples += [("outline", 16, self.full_label), ("outline", 8, self.half_label)]
-        items = [
-            f'<li><svg class="swatch" viewBox="0 0 16 16" aria-hidden="true"><rect class="{kind}" '
-            f'y="{16 - tall}" width="16" height="{tall}"/></svg>{escape(name)}</li>'
-            for kind, tall, name in samples
-        ]
-        return f'<ul class="legend">{"".join(items)}</ul>'
-
-
-def _class_edges(values: Sequence[float]) -> list[float]:
-    """At most five round edges that part the values into classes of about equal numbers."""
-    ordered = sorted(value for value in values if value > 0)
-    if not ordered:
-        return []
-    quantiles = [ordered[len(ordered) * i // _CLASSES] for i in range(1, _CLASSES)]
-    return sorted({edge for edge in map(_rounded, quantiles) if edge > ordered[0]})
-
-
-def _rounded(value: float) -> float:
-    """The nearest of 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(value))
-    nearest = min(_ROUND, key=lambda step: abs(step * power - value))
-    return round(nearest * power, 12)
 
 
 def figure(
@@ -337,7 +235,7 @@ def table_html(table: Table, caption: str = "") -> str:
 def svg(width: float, height: float, label: str, parts: Sequence[str]) -> str:
     """An SVG image named ``label``."""
     return (
-        f'<svg class="plot" viewBox="0 0 {_n(width)} {_n(height)}" role="img" '
+        f'<svg class="plot" viewBox="0 0 {at(width)} {at(height)}" role="img" '
         f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )
 
@@ -394,9 +292,10 @@ def frequency_axis(highs: Sequence[float]) -> Axis:
     return Axis("minor-allele frequency in the panel", -0.4, len(highs) - 0.6, ticks)
 
 
-def _n(value: float) -> str:
+def at(value: float) -> str:
+    """A number as SVG has it, two decimals at most."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 def _xy(x: float, y: float) -> str:
-    return f"{_n(x)} {_n(y)}"
+    return f"{at(x)} {at(y)}"

@@ -15,17 +15,16 @@ from snvrag.provenance import read_json, read_json_lines
 from snvrag.report_figures import (
     SHARE_TICKS,
     Axis,
-    Block,
     Chart,
     Line,
     Table,
-    Track,
     frequency_axis,
     grid,
     number,
     table_html,
     value_axis,
 )
+from snvrag.report_track import Block, Track
 from snvrag.run_history import EVENTS, WindowEvent, read_events, windows_touched
 
 METHODS = (

@@ -54,6 +54,7 @@ ORDER = (
     ),
     *(
         "report_figures",
+        "report_track",
         "report_run",
         "report_accuracy",
         "reporting",

@@ -126,8 +126,8 @@ def test_the_page_tells_what_was_done(page, trained, evaluation):
         "snvrag 0.1.0",
     ):
         assert figure in found.text, figure
-    # Four curves, the windows, four of accuracy, four of calibration, two scores of two files.
-    assert found.tags.count("figure") == summary.figures == 4 + 1 + 4 + 4 + 4
+    # Four curves, the windows, five of accuracy, four of calibration, two scores of two files.
+    assert found.tags.count("figure") == summary.figures == 4 + 1 + 5 + 4 + 4
     assert (summary.runs, summary.evaluations) == (1, 2)
     assert summary.bytes == path.stat().st_size
 
@@ -173,7 +173,7 @@ def test_runs_and_evaluations_alone(trained, evaluation, tmp_path):
     alone = report([trained[0]], tmp_path / "run.html")
     assert (alone.runs, alone.evaluations, alone.figures) == (1, 0, 5)
     alone = report([evaluation], tmp_path / "evaluation.html")
-    assert (alone.runs, alone.evaluations, alone.figures) == (0, 2, 12)
+    assert (alone.runs, alone.evaluations, alone.figures) == (0, 2, 13)
     two = tmp_path / "other"
     shutil.copytree(trained[0], two)
     both = report([trained[0], two], tmp_path / "two.html")
@@ -252,9 +252,10 @@ def test_empty_and_strange_evaluations_still_give_a_page(evaluation, tmp_path):
     """What passes the checks is drawn: no samples, figures that are undefined or huge."""
     data = json.loads(evaluation.read_text())
     first, second = data["evaluations"]
-    first |= {"samples": [], "calibration": [], "gp_calibration": None, "ece": None}
+    first |= {"samples": [], "regions": [], "calibration": [], "gp_calibration": None, "ece": None}
     first |= {"quality": None, "qualities": {}}
     second["bins"][0]["aggregate_r2"] = -1e14
+    second["regions"] = [second["regions"][0] | {"chromosome": name} for name in ("1", "2")]
     for changed in ([first], [second, first], [first, second], []):
         (tmp_path / "e.json").write_text(json.dumps(data | {"evaluations": changed}))
         report([tmp_path / "e.json"], tmp_path / "r.html", force=True)
@@ -268,6 +269,7 @@ def test_an_evaluation_reads_back_as_it_was(small, evaluation):
     assert repr(saved.bins) == repr(found.bins)
     assert repr(saved.samples) == repr(found.samples)
     assert repr(saved.qualities) == repr(found.qualities)
+    assert repr(saved.regions) == repr(found.regions)
     assert set(saved.qualities) == {"DR2", "CR2"}
     # CR2 goes before DR2 where a file has both.
     assert repr(saved.quality) == repr(found.qualities["CR2"])

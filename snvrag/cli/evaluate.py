@@ -74,7 +74,8 @@ def evaluate(
     for evaluation in found:
         _present(terminal, evaluation)
     if output is not None:
-        terminal.result(f"wrote {output}; next: snvrag report {output} -o report.html")
+        following = f"snvrag report {output} -o report.html"
+        terminal.summary(f"wrote {output}", {"evaluations": len(found)}, following)
 
 
 def _labels(imputed: list[Path], label: list[str] | None) -> list[str]:
