@@ -38,7 +38,7 @@ demo: $(READY)
 	$(BIN)/snvrag report $(DEMO)/run $(DEMO)/evaluation.json -o $(DEMO)/report.html --force
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: $(READY)
 	$(BIN)/ruff check .
