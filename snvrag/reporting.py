@@ -54,6 +54,9 @@ def report(inputs: Sequence[Path], output: Path, *, force: bool = False) -> Repo
         output: the page.
         force: replace what is there.
 
+    Returns:
+        What was written: the numbers of runs, evaluations, figures and bytes.
+
     Raises:
         UsageError: no input is given, or the page would replace one.
         InputError: an input is absent, damaged, or neither.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import write_vcf
 
-from snvrag import report
+from snvrag import __version__, report
 from snvrag.cli.app import run as run_command
 from snvrag.config import MaskConfig, ModelConfig, RunConfig, TrainConfig, WindowConfig
 from snvrag.conversion import convert
@@ -123,7 +123,7 @@ def test_the_page_tells_what_was_done(page, trained, evaluation):
         *(f"{e.all.aggregate_r2:.4f}" for e in saved),
         *("nearest haplotype", "allele frequency", "5 built just in time"),
         *("DR2 of plain", "CR2 of plain", "Probability of heterozygous", "train.batch_size"),
-        "snvrag 0.1.0",
+        f"snvrag {__version__}",
     ):
         assert figure in found.text, figure
     # Four curves, the windows, five of accuracy, four of calibration, two scores of two files.
@@ -323,6 +323,8 @@ def test_windows_are_recorded_as_built_or_read(trained, mosaic_panel, tmp_path):
         file.write('{"event": "win')
     train(mosaic_panel, again, config=LIGHT, index_dir=index, resume=True)
     assert read_events(again / "events.jsonl")[-1]["already_finished"] is True
+    train(mosaic_panel, again, config=LIGHT, index_dir=index, force=True)
+    assert [e["event"] for e in read_events(again / "events.jsonl")].count("start") == 1
 
 
 @pytest.mark.external
