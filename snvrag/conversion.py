@@ -87,6 +87,9 @@ def convert(
         threads: CPU threads, those this process may use if None; the file does not depend on it.
         progress: called as ``progress(task, done, total)``; total 0 is unknown.
 
+    Returns:
+        Numbers of sites, samples and haplotypes, and of records left out, by reason.
+
     Raises:
         InputError: the input is damaged, unsorted, unphased, incomplete or leaves no site; names
             file and record.

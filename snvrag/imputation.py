@@ -143,6 +143,9 @@ def impute(
         progress: called as ``progress(task, done, total)`` in sites; the tasks are ``imputing``
             and ``writing``; ``reading``, of the target in records, has no known total.
 
+    Returns:
+        What was written, matched and left out. The dosages themselves are in ``output``.
+
     Raises:
         UsageError: wrong output name, output over an input or another output, a network's option
             without ``model``, too little memory for one window, or several processes for a network

@@ -59,6 +59,9 @@ def merge(
         force: replace ``output``.
         progress: called as ``progress("merging", sites, 0)``.
 
+    Returns:
+        Numbers of batches, samples and sites written.
+
     Raises:
         UsageError: no batch, a wrong output name, or output over an input.
         InputError: a batch is absent, damaged, without HDS or not as ``impute`` writes it, or a

@@ -16,6 +16,7 @@ from snvrag.cli.entry import EXIT_FAILED, EXIT_INTERRUPTED
 from snvrag.cli.evaluate import evaluate
 from snvrag.cli.impute import impute
 from snvrag.cli.merge import merge
+from snvrag.cli.report import report
 from snvrag.cli.train import train
 from snvrag.errors import RankError, SnvragError
 
@@ -37,6 +38,7 @@ app.command("verify")(commands.verify)
 app.command("impute")(impute)
 app.command("merge")(merge)
 app.command("evaluate")(evaluate)
+app.command("report")(report)
 
 # Typer carries its own copy of click; its public classes lead to the base of all usage errors.
 _CommandLineError: Any = next(

@@ -1,5 +1,6 @@
 """The command ``evaluate``."""
 
+from itertools import combinations
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,6 +37,10 @@ def evaluate(
         list[str] | None,
         typer.Option("--label", help="Name of each imputed file, in order; repeat."),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="JSON of all figures, for snvrag report."),
+    ] = None,
     per_site: Annotated[
         Path | None, typer.Option("--per-site", help="TSV of figures per site.")
     ] = None,
@@ -51,14 +56,15 @@ def evaluate(
 
     *imputed, truth = files
     names = _labels(imputed, label)
-    _check_files([*files, panel, *([observed] if observed else [])], per_site, plot, common.force)
+    outputs = {"--output": output, "--per-site": per_site, "--plot": plot}
+    _check_files([*files, panel, *([observed] if observed else [])], outputs, common.force)
     terminal = Terminal(common)
     with terminal.progress(unit="records", delay=_QUIET_SECONDS) as progress:
         found = [
             library_evaluate(path, truth, panel, observed=observed, label=name, progress=progress)
             for path, name in zip(imputed, names, strict=True)
         ]
-    _write_files(found, per_site, plot)
+    _write_files(found, output, per_site, plot)
     if common.json:
         whole: dict[str, Any] = found[0].as_json()
         if len(found) > 1:
@@ -67,6 +73,9 @@ def evaluate(
         return
     for evaluation in found:
         _present(terminal, evaluation)
+    if output is not None:
+        following = f"snvrag report {output} -o report.html"
+        terminal.summary(f"wrote {output}", {"evaluations": len(found)}, following)
 
 
 def _labels(imputed: list[Path], label: list[str] | None) -> list[str]:
@@ -83,33 +92,38 @@ def _labels(imputed: list[Path], label: list[str] | None) -> list[str]:
     return label or [path.name for path in imputed]
 
 
-def _check_files(inputs: list[Path], per_site: Path | None, plot: Path | None, force: bool) -> None:
+def _check_files(inputs: list[Path], outputs: dict[str, Path | None], force: bool) -> None:
     """Everything cheap first: inputs that are not there, outputs that could not be written."""
     from snvrag.errors import InputError
     from snvrag.plots import require_matplotlib
     from snvrag.provenance import check_output_file
 
-    for option, path in (("--per-site", per_site), ("--plot", plot)):
-        if path is None:
-            continue
+    named = {option: path for option, path in outputs.items() if path is not None}
+    for option, path in named.items():
         # Even --force must not replace what is being read.
         if path.exists() and any(p.exists() and path.samefile(p) for p in inputs):
             raise UsageError(f"{option} {path}: is one of the inputs", "choose another name")
         check_output_file(path, force=force)
-    if per_site is not None and per_site == plot:
-        raise UsageError("--per-site and --plot name one file", "choose two names")
-    if plot is not None:
+    for one, other in combinations(named, 2):
+        if named[one] == named[other]:
+            raise UsageError(f"{one} and {other} name one file", "choose two names")
+    if "--plot" in named:
         require_matplotlib()
     for path in inputs:
         if not path.exists():
             raise InputError(f"{path}: no such file", "check the path of the file")
 
 
-def _write_files(found: "list[Evaluation]", per_site: Path | None, plot: Path | None) -> None:
+def _write_files(
+    found: "list[Evaluation]", output: Path | None, per_site: Path | None, plot: Path | None
+) -> None:
     from snvrag.evaluation import write_tables
+    from snvrag.evaluation_file import write_evaluations
     from snvrag.plots import plot_accuracy
     from snvrag.provenance import atomic_file
 
+    if output is not None:
+        write_evaluations(found, output)
     if per_site is not None:
         with atomic_file(per_site) as temporary:
             write_tables(found, temporary)
