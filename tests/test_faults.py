@@ -40,4 +40,4 @@ def test_a_wrong_ending_is_noticed(monkeypatch):
     assert found("full", 2, "error: a fault\n") == [
         "the sentence does not say that space is lacking"
     ]
-    assert found("kill", 0, "") == ["was not killed"]
+    assert found("kill", 0, "") == ["went on"]

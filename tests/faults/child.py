@@ -113,6 +113,8 @@ def main() -> None:
     """Run the command as the installed script does."""
     PLAN.update(json.loads(sys.argv[1]))
     sys.argv[:] = ["snvrag", *sys.argv[2:]]
+    # A shell starts commands in the background with SIGINT ignored, and a harness there them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if PLAN["action"] == "permission":
         obey_permissions()
     if PLAN.get("file_size"):

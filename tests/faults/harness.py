@@ -372,7 +372,7 @@ def _wrong_ending(kind: str, fault: Fault, code: int, err: str) -> list[str]:
     """What is wrong with exit code and standard error after a fault."""
     # A worker may be killed when it has done all, a signal come when the command is through.
     if code == 0:
-        return ["was not killed"] if kind == "kill" and fault.at is None else []
+        return ["went on"] if kind in SIGNALS and fault.at is None else []
     wrong = [] if code in ENDS.get(kind, _FAILED) else [f"exit code {code}"]
     wrong += [f"stderr has {word!r}" for word in _NEVER if word in err]
     if kind == "kill":
