@@ -251,6 +251,48 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+class GrowingText:
+    """A text file that is appended to line by line.
+
+    Nothing is buffered: whoever follows the file sees whole lines, lines of several processes stay
+    whole, and when the disk is full nothing is left to be written at its closing.
+
+    Raises:
+        OSError: on creation, the file cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        # A full disk may have left a line without its end. A pipe has no size.
+        if path.is_file() and path.stat().st_size and _last_byte(path) != b"\n":
+            self.write("")
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._file.closed
+
+    def write(self, line: str) -> None:
+        """Append ``line`` and its end.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        data = f"{line}\n".encode()
+        while data:
+            data = data[self._file.write(data) :]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        handle.seek(-1, os.SEEK_END)
+        return handle.read(1)
+
+
 def write_json(path: Path, data: object, *, durable: bool = True) -> None:
     """Write ``data`` as indented JSON, atomically; see :func:`atomic_file`."""
     with atomic_file(path, durable=durable) as temporary:

@@ -20,6 +20,7 @@ from snvrag.observer import (
     start_lines,
     status_line,
 )
+from snvrag.provenance import GrowingText
 
 _LOGGER = "snvrag"
 _COMMAND_LINE = "snvrag.cli"
@@ -44,9 +45,7 @@ class RunLog:
 
     def __enter__(self) -> "RunLog":
         try:
-            # Unbuffered: whoever follows the file sees whole lines at once, and nothing is left to
-            # be written when it is closed.
-            self._file = self.path.open("ab", buffering=0)
+            self._file = GrowingText(self.path)
         except OSError as error:
             raise OutputError(
                 f"{self.path}: the log cannot be written ({error.strerror})", "give another -o"
@@ -87,10 +86,8 @@ class RunLog:
         Raises:
             OutputError: it cannot be written.
         """
-        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {level} {text}\n".encode()
         try:
-            while line:
-                line = line[self._file.write(line) :]
+            self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {level} {text}")
         except OSError as error:
             raise OutputError(
                 f"{self.path}: the log cannot be written ({error.strerror})", "free some space"

@@ -26,9 +26,11 @@ from snvrag.index_store import build_index
 from snvrag.merging import merge
 from snvrag.panel import Panel
 from snvrag.provenance import check_output_file
+from snvrag.run_events import EventLog
 from snvrag.run_log import RunLog
 from snvrag.training import train
 from snvrag.unfailing_file import UnfailingFile
+from snvrag.windows import WindowPlan
 
 FULL = Path("/dev/full")
 NEEDS_FULL = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
@@ -116,6 +118,23 @@ def test_weights_that_do_not_fit_are_told(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
+def test_a_line_that_was_cut_short_is_ended_before_the_next(tmp_path):
+    path = tmp_path / "log"
+    for before, after in (("", "x\n"), ("a\n", "a\nx\n"), ("a\nb", "a\nb\nx\n")):
+        path.write_text(before)
+        text = provenance.GrowingText(path)
+        text.write("x")
+        text.close()
+        assert path.read_text() == after
+    reader, writer = os.pipe()
+    text = provenance.GrowingText(Path(f"/dev/fd/{writer}"))
+    text.write("x")
+    text.close()
+    os.close(writer)
+    assert os.read(reader, 9) == b"x\n"
+    os.close(reader)
+
+
 @NEEDS_FULL
 def test_a_run_whose_log_cannot_be_written_ends_with_a_sentence():
     with (
@@ -150,6 +169,17 @@ def test_results_that_cannot_be_printed_are_an_error(case):
     assert done.stderr.startswith("error: ")
     assert "no space left" in done.stderr.lower()
     assert "ignored" not in done.stderr
+
+
+@NEEDS_FULL
+def test_a_run_whose_events_cannot_be_written_ends_with_a_sentence(case):
+    with Panel.open(case / "panel.h5") as panel:
+        plan = WindowPlan.from_chromosomes(panel.chromosomes())
+        with (
+            pytest.raises(OutputError, match=r"/dev/full: cannot be written \(No space left"),
+            EventLog(FULL, panel, plan, None) as log,
+        ):
+            log.on_start({})
 
 
 # Signals

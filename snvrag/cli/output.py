@@ -21,6 +21,7 @@ from rich.text import Text
 from snvrag.cli.options import Common
 from snvrag.errors import OutputError
 from snvrag.observer import figure, plain, start_lines, status_figures, status_line
+from snvrag.provenance import GrowingText
 
 if TYPE_CHECKING:
     from snvrag.observer import TrainReport
@@ -327,7 +328,7 @@ class _LogFile(logging.Handler):
     def __init__(self, path: Path) -> None:
         super().__init__()
         try:
-            self._file = path.open("ab", buffering=0)
+            self._file = GrowingText(path)
         except OSError as error:
             raise OutputError(
                 f"{path}: the log file cannot be written ({error.strerror})",
@@ -340,10 +341,8 @@ class _LogFile(logging.Handler):
         """Write a record."""
         if self._file.closed:
             return
-        line = f"{self.format(record)}\n".encode()
         try:
-            while line:
-                line = line[self._file.write(line) :]
+            self._file.write(self.format(record))
         except OSError as error:
             self._file.close()
             logging.getLogger(__name__).warning(
