@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from snvrag.errors import UsageError
-from snvrag.provenance import atomic_file, check_output_file, sync, sync_names, writing
+from snvrag.provenance import atomic_file, check_output_file, remove, sync, sync_names, writing
 
 
 class _Writer(Protocol):
@@ -98,8 +98,7 @@ def new_imputed_file(
                 made.replace(index)
             sync_names(output.parent)
     finally:
-        with contextlib.suppress(OSError):
-            for path in begun:
-                path.unlink(missing_ok=True)
-            if new and not output.exists():
-                index.unlink(missing_ok=True)
+        for path in begun:
+            remove(path)
+        if new and not output.exists():
+            remove(index)

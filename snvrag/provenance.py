@@ -142,9 +142,7 @@ def _check_writable(folder: Path) -> None:
             "choose another folder, or free space and permissions there",
         ) from error
     finally:
-        # Also when a signal arrives between the two.
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
+        remove(probe)
 
 
 def _temporary_beside(path: Path) -> Path:
@@ -180,6 +178,23 @@ def _is_alive(pid: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder if it is there and can be, also where that is interrupted."""
+    try:
+        _try_to_remove(path)
+    except BaseException:
+        _try_to_remove(path)
+        raise
+
+
+def _try_to_remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -228,8 +243,7 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
                 sync_names(path.parent)
     finally:
         # Where that is not possible, what made it impossible is the error to tell.
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        remove(temporary)
 
 
 @contextlib.contextmanager
@@ -248,7 +262,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             temporary.rename(path)
             sync_names(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
 
 
 class GrowingText:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from snvrag.chunks import Chunk, ChunkPlanner, Part, Plan
 from snvrag.errors import MismatchError, OutputError
 from snvrag.folder_lock import folder_lock
-from snvrag.provenance import TEMPORARY, atomic_file, read_json, write_json
+from snvrag.provenance import TEMPORARY, atomic_file, read_json, remove, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -135,16 +135,7 @@ def work_directory(
         finally:
             if finished:
                 # Before the lock is given up: whoever has it next must not find this one's files.
-                _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-    except BaseException:
-        # Interrupted half way.
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+                remove(folder)
 
 
 def _claim(folder: Path, identity: dict[str, Any], *, force: bool) -> None:

@@ -358,6 +358,21 @@ def test_index_and_file_are_on_the_disk_before_they_have_their_names(tmp_path, m
     assert [name.endswith(".tmp.tbi") for name in synced] == [True]
 
 
+def test_what_is_interrupted_in_its_removal_is_removed(tmp_path, monkeypatch):
+    whole, interrupted = Path.unlink, []
+
+    def unlink(path, **options):
+        if not interrupted:
+            interrupted.append(path)
+            raise KeyboardInterrupt
+        whole(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(KeyboardInterrupt):
+        check_output_file(tmp_path / "a.h5")
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_a_work_directory_without_parts_is_removed(case, tmp_path, monkeypatch, there):
     from snvrag import workdir
