@@ -21,6 +21,7 @@ from snvrag.errors import InputError, OutputError
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(task, done, total)``; a total of 0 is unknown."""
+_HASH_BYTES = 4 << 20
 MAX_JSON_BYTES = 64 * 2**20
 TEMPORARY = ".tmp"
 """Ends the names of files that are being written; they begin with a dot."""
@@ -39,10 +40,17 @@ def provenance(
     }
 
 
-def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in blocks."""
+def sha256_file(path: Path, progress: Progress | None = None) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks; ``progress`` is told of them in MB."""
+    task, total, done = f"hashing {path.name}", path.stat().st_size // 10**6, 0
+    digest = hashlib.sha256()
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        while block := handle.read(_HASH_BYTES):
+            if progress:
+                progress(task, done // 10**6, total)
+            digest.update(block)
+            done += len(block)
+    return digest.hexdigest()
 
 
 def digest_json(data: object) -> str:

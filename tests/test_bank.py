@@ -39,8 +39,8 @@ def fit(path, folder, monkeypatch, **settings):
     """The fit of a run, which ends before its first step."""
     found = []
 
-    def catch(batches):
-        found.append(fit_copying(batches))
+    def catch(batches, progress):
+        found.append(fit_copying(batches, progress))
         return found[0]
 
     monkeypatch.setattr("snvrag.trainer.fit_copying", catch)

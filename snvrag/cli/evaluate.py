@@ -1,5 +1,7 @@
 """The command ``evaluate``."""
 
+import shlex
+import time
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +14,6 @@ from snvrag.errors import UsageError
 if TYPE_CHECKING:
     from snvrag.cli.output import Terminal
     from snvrag.evaluation import Evaluation
-
-_QUIET_SECONDS = 2.0
 
 
 @with_common
@@ -46,14 +46,15 @@ def evaluate(
     common: Common,
 ) -> None:
     """Accuracy of imputed files by minor-allele frequency, per site and per sample."""
-    from snvrag.cli.output import Terminal
+    from snvrag.cli.output import Terminal, duration
     from snvrag.evaluation import evaluate as library_evaluate
 
     *imputed, truth = files
     names = _labels(imputed, label)
     _check_files([*files, panel, *([observed] if observed else [])], per_site, plot, common.force)
     terminal = Terminal(common)
-    with terminal.progress(unit="records", delay=_QUIET_SECONDS) as progress:
+    began = time.perf_counter()
+    with terminal.progress(unit="records") as progress:
         found = [
             library_evaluate(path, truth, panel, observed=observed, label=name, progress=progress)
             for path, name in zip(imputed, names, strict=True)
@@ -67,6 +68,18 @@ def evaluate(
         return
     for evaluation in found:
         _present(terminal, evaluation)
+    facts = {
+        "samples": found[0].n_samples,
+        "masked sites": found[0].all.n_sites,
+        "time": duration(time.perf_counter() - began),
+    }
+    written = [path for path in (per_site, plot) if path]
+    following = None
+    if not written:
+        more = ["--observed", str(observed)] if observed else []
+        again = ["snvrag", "evaluate", *map(str, files), "-r", str(panel), *more]
+        following = shlex.join([*again, "--per-site", "sites.tsv"])
+    terminal.summary("evaluate", written, facts, following)
 
 
 def _labels(imputed: list[Path], label: list[str] | None) -> list[str]:
