@@ -13,7 +13,7 @@ from numba.core import event
 
 logger = logging.getLogger(__name__)
 
-COMPILING = "compiling kernels, once per installation: about half a minute in all"
+COMPILING = "compiling kernels, once per installation (up to half a minute)"
 
 
 def compiled(
@@ -58,7 +58,7 @@ def _drop_stale(folder: Path, sources: Path) -> None:
 
 
 class _Listener(event.Listener):
-    """Says that kernels are being compiled, once: it takes half a minute, and no other run does."""
+    """Says once that kernels are being compiled, which takes long and does not come again."""
 
     def on_start(self, event: event.Event) -> None:
         kernel = getattr(event.data["dispatcher"], "py_func", None)

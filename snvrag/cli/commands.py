@@ -296,6 +296,7 @@ def verify(
     terminal = Terminal(common)
     began = time.perf_counter()
     with terminal.progress(unit="windows") as progress:
+        from snvrag.verification import panel_of
         from snvrag.verification import verify as library_verify
 
         report = library_verify(
@@ -310,6 +311,8 @@ def verify(
             "checks passed": f"{sum(c.ok for c in report.checks)} of {len(report.checks)}",
             "time": duration(time.perf_counter() - began),
         }
-        terminal.summary("verify", [], facts, next(iter(report.advice), None))
+        of = panel_of(index_dir, panel)
+        training = f"snvrag train {quoted(of)}" if report.ok and of else None
+        terminal.summary("verify", [], facts, next(iter(report.advice), training))
     if not report.ok:
         raise typer.Exit(1)

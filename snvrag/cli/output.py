@@ -158,18 +158,18 @@ class _ConsoleHandler(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        prefix = ("warning: ", "yellow") if record.levelno >= logging.WARNING else ""
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
         text = record.getMessage()
         if self.console.is_terminal:
             # It would break lines within words; a file is to have one line each.
             text = textwrap.fill(
                 text,
-                max(self.console.width - len("warning: "), _NARROWEST),
+                max(self.console.width - len(prefix), _NARROWEST),
                 subsequent_indent=" " * getattr(record, "indent", 0),
                 break_long_words=False,
                 break_on_hyphens=False,
             )
-        self.console.print(Text.assemble(prefix, text), soft_wrap=True)
+        self.console.print(Text.assemble((prefix, "yellow"), text), soft_wrap=True)
 
 
 def _panel(title: str, rows: Sequence[tuple[str, str]]) -> "Panel":

@@ -32,7 +32,7 @@ class _Time(ProgressColumn):
         """The column's text for a task."""
         if task.total is not None and task.time_remaining is not None:
             return Text(f"{clock(task.time_remaining)} left")
-        return Text(clock(time.monotonic() - self._began))
+        return Text(f"{clock(time.monotonic() - self._began)} so far")
 
 
 class Bar:
@@ -119,9 +119,10 @@ class Bar:
             self._bar.update(self._task, description=name, amount=_amount(done, total), rate="")
             return
         phase = _SHARED if shared else name
-        if phase != self._phase or (begins and not shared):
-            self._task = self._new_phase(phase)
         total = total if done <= total else 0
+        lost = not total and self._bar.tasks[0].total is not None
+        if phase != self._phase or (begins and not shared) or lost:
+            self._task = self._new_phase(phase)
         passed = now - self._since
         speed = (done - self._first) / passed if passed > _RATE_SECONDS else 0.0
         whole, completed, amount = float(total), float(done), _amount(done, total)

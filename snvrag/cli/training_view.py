@@ -46,6 +46,7 @@ class TrainingView:
     def on_start(self, block: Mapping[str, object]) -> None:
         """Print the facts of the run."""
         self.output = block["output"]
+        self.on_progress("preparing the first batch", 0, 0)
         for line in start_lines(block):
             self._log(line, indent=_VALUES_AT)
 
