@@ -48,6 +48,7 @@ def convert(
         typer.Option(
             "--region",
             "-r",
+            metavar="REGION",
             help="chr, chr:pos, chr:beg-end; comma list.",
             rich_help_panel=SELECTION,
         ),
@@ -214,7 +215,8 @@ def build_index(
         typer.Argument(metavar="INDEX_DIR", help="Index folder; default PANEL.h5.index/."),
     ] = None,
     selection: Annotated[
-        str | None, typer.Option("--windows", help="Only these windows, such as 0-9,20.")
+        str | None,
+        typer.Option("--windows", metavar="LIST", help="Only these windows, such as 0-9,20."),
     ] = None,
     window_size: WindowSize = None,
     max_seq_len: MaxSeqLen = None,

@@ -137,9 +137,10 @@ def _present(terminal: "Terminal", evaluation: "Evaluation") -> None:
         name = "all, 0 too" if b is evaluation.all else f"{b.low:g}–{b.high:g}"
         figures = (b.aggregate_r2, b.mean_site_r2, b.nonref_concordance, b.nonmajor_concordance)
         rows.append([name, f"{b.n_sites:,}", *(_figure(x) for x in figures)])
-    columns = ["panel MAF", "sites", "aggregate r²", "site r²", "non-ref conc.", "non-major conc."]
+    columns = ["panel MAF", "sites", "aggregate r²", "site r²", "non-ref", "non-major"]
     title = f"{evaluation.label}: {evaluation.n_samples} samples, masked sites"
     terminal.table(columns, rows, title)
+    terminal.result("non-ref, non-major: concordance but for pairs both hom-ref, or both hom-major")
     _present_quality(terminal, evaluation)
     _present_calibration(terminal, evaluation)
 
@@ -155,25 +156,25 @@ def _present_quality(terminal: "Terminal", evaluation: "Evaluation") -> None:
         [f"{b.low:g}–{b.high:g}", b.n_sites, _figure(b.mean_quality), _figure(b.mean_site_r2)]
         for b in occupied(quality.bins)
     ]
-    title = (
-        f"INFO/CR2, DR2 or R2 against true r²: correlation {_figure(quality.correlation)}, "
-        f"mean difference {quality.mean_difference:+.4f}, {quality.n_sites:,} sites"
+    terminal.result("INFO/CR2, DR2 or R2 against true r²:")
+    terminal.result(
+        f"correlation {_figure(quality.correlation)}, mean difference "
+        f"{quality.mean_difference:+.4f}, {quality.n_sites:,} sites"
     )
-    terminal.result(title)
     terminal.table(["quality", "sites", "mean", "mean true r²"], rows)
 
 
 def _present_calibration(terminal: "Terminal", evaluation: "Evaluation") -> None:
-    parts = [f"dosage / 2 {_figure(evaluation.calibration.ece)}"]
+    terminal.result(f"expected calibration error: dosage / 2 {_figure(evaluation.calibration.ece)}")
     found = evaluation.gp_calibration
     if found is None:
-        parts.append("genotype probabilities absent (neither GP nor HDS)")
-    else:
-        own = ", ".join(
-            f"{name.replace('_', ' ')} {_figure(c.ece)}" for name, c in found.genotypes.items()
-        )
-        parts.append(f"genotype probabilities ({found.source}) {_figure(found.ece)} ({own})")
-    terminal.result("expected calibration error: " + "; ".join(parts))
+        terminal.result("genotype probabilities absent (neither GP nor HDS)")
+        return
+    own = ", ".join(
+        f"{name.replace('_', ' ')} {_figure(c.ece)}" for name, c in found.genotypes.items()
+    )
+    terminal.result(f"genotype probabilities ({found.source}) {_figure(found.ece)}")
+    terminal.result(f"  {own}")
 
 
 def _figure(value: float) -> str:

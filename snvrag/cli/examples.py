@@ -13,7 +13,7 @@ EXIT_CODES = (
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "convert": (
         "snvrag convert panel.vcf.gz -o panel.h5",
-        "snvrag convert panel.vcf.gz -o part.h5 -r sim:1-500000 --threads 2",
+        "snvrag convert panel.vcf.gz -o part.h5 -r 22:20000000-20300000 --threads 2",
         "snvrag convert panel.vcf.gz -o more.h5 --populations populations.panel",
     ),
     "windows": (

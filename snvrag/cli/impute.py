@@ -62,6 +62,7 @@ def impute(
         str | None,
         typer.Option(
             "--region",
+            metavar="REGION",
             help="Write these panel sites only: chr:beg-end, comma list.",
             rich_help_panel=SELECTION,
         ),
@@ -121,7 +122,7 @@ def impute(
     common: Common,
 ) -> None:
     """Impute a phased target against a panel; works without any training."""
-    from snvrag.cli.output import Terminal, duration, size
+    from snvrag.cli.output import Terminal, duration
 
     terminal = Terminal(common)
     with terminal.progress(_SHARES, "sites") as progress:
@@ -158,7 +159,7 @@ def impute(
         "target records matched": f"{report.matched:,} ({report.flipped:,} with REF/ALT swapped)",
         **{f"left out: {why}": n for why, n in report.excluded.items()},
         "chunks": f"{report.chunks} ({report.reused} from an earlier run)",
-        "memory": f"about {size(report.estimated_memory)}",
+        "memory": f"about {report.estimated_memory / 2**20:,.0f} MB",
         "time": duration(report.seconds),
     }
     written = [output, report.index, *([excluded] if excluded else [])]

@@ -82,7 +82,11 @@ Device = Annotated[
 Samples = Annotated[
     str | None,
     typer.Option(
-        "--samples", "-s", help="Comma list; ^ in front excludes.", rich_help_panel=SELECTION
+        "--samples",
+        "-s",
+        metavar="LIST",
+        help="Comma list; ^ in front excludes.",
+        rich_help_panel=SELECTION,
     ),
 ]
 SamplesFile = Annotated[
@@ -90,6 +94,7 @@ SamplesFile = Annotated[
     typer.Option(
         "--samples-file",
         "-S",
+        metavar="FILE",
         help="One ID a line; ^ in front excludes.",
         rich_help_panel=SELECTION,
     ),
@@ -98,6 +103,7 @@ MaxMemory = Annotated[
     str | None,
     typer.Option(
         "--max-memory",
+        metavar="SIZE",
         help="Memory to work with, such as 4G or 800M.",
         rich_help_panel=RUNTIME,
     ),

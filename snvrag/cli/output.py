@@ -83,7 +83,9 @@ class Terminal:
 
     def result(self, text: str) -> None:
         """One line of results on stdout."""
-        Console(highlight=False, soft_wrap=True).print(text, markup=False)
+        console = Console(highlight=False)
+        # A terminal would break it within words.
+        console.print(text, markup=False, soft_wrap=not console.is_terminal)
 
     def summary(
         self,

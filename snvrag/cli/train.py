@@ -156,6 +156,7 @@ def train(
         str | None,
         typer.Option(
             "--mask-levels",
+            metavar="LIST",
             help="Curriculum of guided masks, such as 0.3,0.5,0.8.",
             rich_help_panel=MASKS,
         ),
@@ -182,6 +183,7 @@ def train(
         str | None,
         typer.Option(
             "--array-spacing",
+            metavar="LIST",
             help="Base pairs per observed site there, such as 2000,3000.",
             rich_help_panel=MASKS,
         ),
