@@ -1,4 +1,4 @@
-"""Draw docs/terminal.svg: what a terminal shows of ``snvrag impute`` and ``evaluate``.
+"""Draw docs/terminal.svg: what a terminal shows of ``snvrag convert`` and ``impute``.
 
     python docs/make_terminal.py
 
@@ -6,6 +6,7 @@ The commands run in a terminal of 80 columns on the bundled example; the picture
 other parts that a browser would fetch.
 """
 
+import io
 import os
 import pty
 import re
@@ -23,16 +24,15 @@ PICTURE = Path(__file__).with_name("terminal.svg")
 COMMANDS = (
     "snvrag convert panel.vcf.gz -o panel.h5",
     "snvrag impute target.vcf.gz -r panel.h5 -o imputed.vcf.gz",
-    "snvrag evaluate imputed.vcf.gz truth.vcf.gz -r panel.h5",
 )
 _FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
 def shown(command: str, folder: str) -> str:
-    """What a terminal shows of a command, once its live bar is gone."""
+    """What a terminal shows at a command's end, when its live bar is gone."""
     lead, follow = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", *command.split()],
+        [sys.executable, "-m", *command.split(), "--no-progress"],
         stdout=follow,
         stderr=follow,
         cwd=folder,
@@ -47,20 +47,15 @@ def shown(command: str, folder: str) -> str:
             break
     if process.wait():
         raise SystemExit(f"{command}: exit code {process.returncode}")
-    text = b"".join(parts).decode().replace("\r\n", "\n")
-    # Of each line, what was drawn over it last.
-    lines = [re.split(r"\r|\x1b\[2K|\x1b\[1A", line)[-1] for line in text.splitlines()]
-    return "\n".join(re.sub(r"\x1b\[\??[\d;]*[hlKA]", "", line) for line in lines)
+    return b"".join(parts).decode().replace("\r\n", "\n")
 
 
 def main() -> None:
     """Run the commands and draw the picture."""
-    console = Console(record=True, width=80, file=open(os.devnull, "w"), highlight=False)
+    console = Console(record=True, width=80, file=io.StringIO(), highlight=False)
     with tempfile.TemporaryDirectory() as folder:
         for file in DATA.iterdir():
             (Path(folder) / file.name).symlink_to(file)
-        shown(COMMANDS[0], folder)
-        (Path(folder) / "panel.h5").unlink()
         for command in COMMANDS:
             console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
             console.print(Text.from_ansi(shown(command, folder)))
