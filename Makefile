@@ -38,7 +38,7 @@ demo: $(READY)
 	    -r $(DEMO)/panel.h5 --plot $(DEMO)/accuracy.png --force
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -86,6 +86,9 @@ def convert(
         progress: called as ``progress(task, done, total)``; total 0 is unknown. The tasks are
             ``converting``, in records, and ``hashing`` of the source, in MB.
 
+    Returns:
+        Numbers of sites, samples and haplotypes, and of records left out, by reason.
+
     Raises:
         InputError: the input is damaged, unsorted, unphased, incomplete or leaves no site; names
             file and record.

@@ -138,6 +138,10 @@ def evaluate(
         label: name of the method; the file's name if None.
         progress: called as ``progress(task, done, total)`` in records.
 
+    Returns:
+        Accuracy by bin of minor-allele frequency, by sample and by site; r² and concordances lie in
+        [0, 1] and are NaN where undefined.
+
     Raises:
         UsageError: neither ``observed`` nor marks tell which sites were imputed.
         InputError: a file is damaged, a sample or a masked site is missing, a dosage is missing

@@ -144,6 +144,9 @@ def impute(
             and ``writing``; before them ``reading``, of the target in records, whose total may be
             unknown (0), and ``hashing``, in MB.
 
+    Returns:
+        What was written, matched and left out. The dosages themselves are in ``output``.
+
     Raises:
         UsageError: wrong output name, output over an input or another output, a network's option
             without ``model``, too little memory for one window, or several processes for a network

@@ -392,6 +392,9 @@ def build_index(
         force: build the selected windows again, and replace what belongs to another panel.
         progress: called as ``progress(task, done, total)``.
 
+    Returns:
+        How many windows were built and reused, and the bytes of their files.
+
     Raises:
         UsageError, InputError, MismatchError, OutputError: see :meth:`IndexStore.open`.
     """

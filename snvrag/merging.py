@@ -60,6 +60,9 @@ def merge(
         force: replace ``output``.
         progress: called as ``progress("merging", sites, total)``; a total of 0 is unknown.
 
+    Returns:
+        Numbers of batches, samples and sites written.
+
     Raises:
         UsageError: no batch, a wrong output name, or output over an input.
         InputError: a batch is absent, damaged, without HDS or not as ``impute`` writes it, or a

@@ -74,6 +74,9 @@ def train(
         log_every: batches between two status lines in ``output/train.log``.
         observer: told of progress.
 
+    Returns:
+        The best epoch with its metrics, and where the run lies.
+
     Raises:
         UsageError, InputError, OutputError, MismatchError: wrong options, input or folders.
         WorkError: the loss became infinite or not a number, or another process was lost.

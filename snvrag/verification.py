@@ -90,6 +90,9 @@ def verify(
             fails.
         progress: called as ``progress(task, done, total)``.
 
+    Returns:
+        Every check with its outcome; ``ok`` is whether all passed.
+
     Raises:
         InputError: the folder does not exist or holds neither manifest nor indexes, or the panel
             cannot be read.

@@ -135,6 +135,9 @@ def test_without_a_terminal_a_line_now_and_then_says_what_is_left(clock, caplog)
     clock.now += 31
     logged.update("reading", 5000, 0)
     assert caplog.messages[-1] == "reading: 5,000"
+    clock.now += 31
+    logged.update("validating", 0, 35)
+    assert caplog.messages[-1] == "validating: 0%"
 
 
 @pytest.mark.parametrize("option", ["quiet", "no_progress"])

@@ -163,8 +163,10 @@ class LoggedProgress:
         self._said = now
         text = f"{name}: {done:,}" if done else name
         if total:
-            left = (now - self._since) * (total - done) / max(done - self._first, 1)
-            text = f"{name}: {done / total:.0%}, about {clock(left)} left"
+            text = f"{name}: {done / total:.0%}"
+        if total and done > self._first:
+            left = (now - self._since) * (total - done) / (done - self._first)
+            text += f", about {clock(left)} left"
         logging.getLogger("snvrag.cli").info(text)
 
 
