@@ -4,9 +4,11 @@ import io
 import logging
 import time
 
+import numba
 import pytest
 from rich.console import Console
 
+from snvrag import compiling
 from snvrag.cli import output, progress
 from snvrag.cli.options import Common
 from snvrag.cli.output import Terminal, duration, size
@@ -145,3 +147,18 @@ def test_progress_can_be_switched_off(option):
     with Terminal(Common(**{option: True})).progress() as told:
         assert told is None
     output.close_log()
+
+
+def test_the_first_compilation_of_a_kernel_is_told_once(caplog):
+    caplog.set_level(logging.INFO, logger="snvrag")
+    compiling._tell_compiling.cache_clear()
+
+    def kernel(x):
+        return x + 1
+
+    numba.njit(kernel)(1)
+    assert caplog.messages == []
+    kernel.__module__ = "snvrag.copying"
+    ours = numba.njit(kernel)
+    assert (ours(1), ours(1.0)) == (2, 2.0)
+    assert caplog.messages == [compiling.COMPILING]
