@@ -35,7 +35,8 @@ demo: $(READY)
 	    --map snvrag/example_data/genetic_map.plink.map -o $(DEMO)/refined.vcf.gz --force
 	$(BIN)/snvrag evaluate $(DEMO)/imputed.vcf.gz $(DEMO)/refined.vcf.gz \
 	    snvrag/example_data/truth.vcf.gz --label "copying model" --label "with network" \
-	    -r $(DEMO)/panel.h5 --plot $(DEMO)/accuracy.png --force
+	    -r $(DEMO)/panel.h5 --plot $(DEMO)/accuracy.png -o $(DEMO)/evaluation.json --force
+	$(BIN)/snvrag report $(DEMO)/run $(DEMO)/evaluation.json -o $(DEMO)/report.html --force
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4

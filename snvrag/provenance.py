@@ -201,15 +201,47 @@ def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     Raises:
         InputError: the file is absent, larger than ``max_bytes``, not JSON or not an object.
     """
+    return _json_object(_text(path, max_bytes), str(path))
+
+
+def read_json_lines(path: Path, *, damaged_ok: bool = False) -> list[dict[str, Any]]:
+    """Read a file of one JSON object per line; empty lines are passed over.
+
+    Args:
+        path: the file.
+        damaged_ok: pass over lines that are none, as a killed process may leave behind.
+
+    Raises:
+        InputError: the file is absent, larger than 64 MiB, no text, or a line is no JSON object.
+    """
+    found = []
+    for number, line in enumerate(_text(path, MAX_JSON_BYTES).splitlines(), start=1):
+        if line.strip():
+            try:
+                found.append(_json_object(line, f"{path}: line {number}"))
+            except InputError:
+                if not damaged_ok:
+                    raise
+    return found
+
+
+def _text(path: Path, max_bytes: int) -> str:
     try:
         size = path.stat().st_size
         if size > max_bytes:
             raise InputError(f"{path}: {size:,} bytes, more than the {max_bytes:,} expected of it")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not valid JSON ({error})") from error
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: is not valid JSON ({error})") from error
     if not isinstance(data, dict):
-        raise InputError(f"{path}: holds {type(data).__name__}, not a JSON object")
+        raise InputError(f"{where}: holds {type(data).__name__}, not a JSON object")
     return data

@@ -21,8 +21,8 @@ from snvrag.panel import Panel
 # Networks this small are faster on one thread, far more so on a machine with other work.
 torch.set_num_threads(1)
 
-# Tests interrupt processes of their own. A shell has those of its background jobs ignore the
-# signal, and what is ignored stays so in their children.
+# Tests interrupt processes of their own. A shell lets its background jobs ignore the signal, and
+# what is ignored stays so in their children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEV = Path(__file__).resolve().parents[2] / "shared" / "data" / "chr20" / "dev"

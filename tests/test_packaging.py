@@ -26,6 +26,7 @@ def test_public_api():
         "evaluate",
         "impute",
         "merge",
+        "report",
         "train",
         "verify",
         "__version__",

@@ -37,7 +37,17 @@ def lines_of(command):
 
 
 def test_commands_are_listed_in_the_order_of_work():
-    order = ["convert", "windows", "build-index", "train", "verify", "impute", "merge", "evaluate"]
+    order = [
+        "convert",
+        "windows",
+        "build-index",
+        "train",
+        "verify",
+        "impute",
+        "merge",
+        "evaluate",
+        "report",
+    ]
     assert [name for name in COMMANDS if name in order] == order
 
 
@@ -123,6 +133,10 @@ SESSION = {
     "impute the others": [*IMPUTE, "-S", "^first.txt", "-o", "b.vcf.gz"],
     "merge": ["merge", "a.vcf.gz", "b.vcf.gz", "-o", "all.vcf.gz"],
     "evaluate": ["evaluate", "all.vcf.gz", "truth.vcf.gz", "-r", "panel.h5"],
+    "evaluate, to a file": [
+        *("evaluate", "all.vcf.gz", "truth.vcf.gz", "-r", "panel.h5", "-o", "e.json", "--force"),
+    ],
+    "report": ["report", "e.json", "run", "-o", "report.html"],
 }
 
 
@@ -147,7 +161,7 @@ def test_every_command_off_a_terminal(tmp_path, monkeypatch, capsys):
         last = lines[-1]
         assert last.startswith("next: "), name
         following = shlex.split(last.removeprefix("next: ").split(" | ")[0])
-        assert following[0] in {"snvrag", "bcftools"}, name
+        assert following[0] in {"snvrag", "bcftools", "python"}, name
         if following[0] == "snvrag":
             command = GROUP.get_command(CONTEXT, following[1])
             command.make_context(following[1], following[2:], parent=CONTEXT)

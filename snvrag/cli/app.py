@@ -22,6 +22,7 @@ from snvrag.cli.evaluate import evaluate
 from snvrag.cli.examples import BEGIN, EXIT_CODES, epilog
 from snvrag.cli.impute import impute
 from snvrag.cli.merge import merge
+from snvrag.cli.report import report
 from snvrag.cli.train import train
 from snvrag.errors import RankError, SnvragError
 
@@ -68,6 +69,7 @@ for _name, _function in (
     ("impute", impute),
     ("merge", merge),
     ("evaluate", evaluate),
+    ("report", report),
 ):
     app.command(_name, cls=_Command, epilog=epilog(_name))(_function)
 

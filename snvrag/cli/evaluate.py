@@ -2,13 +2,14 @@
 
 import shlex
 import time
+from itertools import combinations
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snvrag.cli.options import Common, ReferencePanel, with_common
+from snvrag.cli.options import Common, ReferencePanel, quoted, with_common
 from snvrag.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ def evaluate(
         list[str] | None,
         typer.Option("--label", help="Name of each imputed file, in order; repeat."),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="JSON of all figures, for snvrag report."),
+    ] = None,
     per_site: Annotated[
         Path | None, typer.Option("--per-site", help="TSV of figures per site.")
     ] = None,
@@ -51,7 +56,8 @@ def evaluate(
 
     *imputed, truth = files
     names = _labels(imputed, label)
-    _check_files([*files, panel, *([observed] if observed else [])], per_site, plot, common.force)
+    outputs = {"--output": output, "--per-site": per_site, "--plot": plot}
+    _check_files([*files, panel, *([observed] if observed else [])], outputs, common.force)
     terminal = Terminal(common)
     began = time.perf_counter()
     with terminal.progress(unit="records") as progress:
@@ -59,7 +65,7 @@ def evaluate(
             library_evaluate(path, truth, panel, observed=observed, label=name, progress=progress)
             for path, name in zip(imputed, names, strict=True)
         ]
-    _write_files(found, per_site, plot)
+    _write_files(found, output, per_site, plot)
     if common.json:
         whole: dict[str, Any] = found[0].as_json()
         if len(found) > 1:
@@ -73,12 +79,13 @@ def evaluate(
         "masked sites": found[0].all.n_sites,
         "time": duration(time.perf_counter() - began),
     }
-    written = [path for path in (per_site, plot) if path]
-    following = None
-    if not written:
+    written = [path for path in outputs.values() if path]
+    if output:
+        following = f"snvrag report {quoted(output)} -o report.html"
+    else:
         more = ["--observed", str(observed)] if observed else []
         again = ["snvrag", "evaluate", *map(str, files), "-r", str(panel), *more]
-        following = shlex.join([*again, "--per-site", "sites.tsv"])
+        following = shlex.join([*again, "-o", "evaluation.json"])
     terminal.summary("evaluate", written, facts, following)
 
 
@@ -96,33 +103,38 @@ def _labels(imputed: list[Path], label: list[str] | None) -> list[str]:
     return label or [path.name for path in imputed]
 
 
-def _check_files(inputs: list[Path], per_site: Path | None, plot: Path | None, force: bool) -> None:
+def _check_files(inputs: list[Path], outputs: dict[str, Path | None], force: bool) -> None:
     """Everything cheap first: inputs that are not there, outputs that could not be written."""
     from snvrag.errors import InputError
     from snvrag.plots import require_matplotlib
     from snvrag.provenance import check_output_file
 
-    for option, path in (("--per-site", per_site), ("--plot", plot)):
-        if path is None:
-            continue
+    named = {option: path for option, path in outputs.items() if path is not None}
+    for option, path in named.items():
         # Even --force must not replace what is being read.
         if path.exists() and any(p.exists() and path.samefile(p) for p in inputs):
             raise UsageError(f"{option} {path}: is one of the inputs", "choose another name")
         check_output_file(path, force=force)
-    if per_site is not None and per_site == plot:
-        raise UsageError("--per-site and --plot name one file", "choose two names")
-    if plot is not None:
+    for one, other in combinations(named, 2):
+        if named[one] == named[other]:
+            raise UsageError(f"{one} and {other} name one file", "choose two names")
+    if "--plot" in named:
         require_matplotlib()
     for path in inputs:
         if not path.exists():
             raise InputError(f"{path}: no such file", "check the path of the file")
 
 
-def _write_files(found: "list[Evaluation]", per_site: Path | None, plot: Path | None) -> None:
+def _write_files(
+    found: "list[Evaluation]", output: Path | None, per_site: Path | None, plot: Path | None
+) -> None:
     from snvrag.evaluation import write_tables
+    from snvrag.evaluation_file import write_evaluations
     from snvrag.plots import plot_accuracy
     from snvrag.provenance import atomic_file
 
+    if output is not None:
+        write_evaluations(found, output)
     if per_site is not None:
         with atomic_file(per_site) as temporary:
             write_tables(found, temporary)

@@ -47,6 +47,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "snvrag evaluate imputed.vcf.gz truth.vcf.gz -r panel.h5",
         "snvrag evaluate imputed.vcf.gz refined.vcf.gz truth.vcf.gz -r panel.h5 --json",
     ),
+    "report": (
+        "snvrag evaluate imputed.vcf.gz truth.vcf.gz -r panel.h5 -o evaluation.json",
+        "snvrag report run evaluation.json -o report.html",
+    ),
 }
 
 
