@@ -2,6 +2,7 @@
 # make test   run the tests
 # make lint   ruff and mypy
 # make faults faults at random moments of the commands (a quarter of an hour); see docs/reliability.md
+# make docs   write docs/cli.md from the commands, and docs/terminal.svg from a run
 # make bench  benchmarks, on the real data beside the checkout where it is there, and on a simulated
 #             chromosome: SIZE=small, or SIZE=full of 2,504 samples x 150,000 sites
 
@@ -12,7 +13,7 @@ READY  := $(VENV)/.ready
 DEMO   := demo
 SIZE   := small
 
-.PHONY: demo test lint faults bench clean
+.PHONY: demo test lint docs faults bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +49,10 @@ lint: $(READY)
 
 faults: $(READY)
 	$(BIN)/python tests/faults
+
+docs: $(READY)
+	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_terminal.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/convert.py

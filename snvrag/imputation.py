@@ -141,7 +141,8 @@ def impute(
         max_memory: bytes that all processes together may take; 2 GiB for each if None.
         force: replace ``output``, and a work directory of another run.
         progress: called as ``progress(task, done, total)`` in sites; the tasks are ``imputing``
-            and ``writing``; ``reading``, of the target in records, has no known total.
+            and ``writing``; before them ``reading``, of the target in records, whose total may be
+            unknown (0), and ``hashing``, in MB.
 
     Returns:
         What was written, matched and left out. The dosages themselves are in ``output``.
@@ -169,7 +170,7 @@ def impute(
         wanted = wanted_rows(opened, regions)
         _check_jobs(jobs, network)
         haplotypes = TargetHaplotypes.read(target, opened, min_overlap, progress, samples)
-        digests = [sha256_file(path) if path else None for path in (target, genetic_map)]
+        digests = [sha256_file(path, progress) if path else None for path in (target, genetic_map)]
         check()
         matched = haplotypes.match.panel_rows
         wanted = leave_out_bare_chromosomes(opened, wanted, matched, named=bool(regions))

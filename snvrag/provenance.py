@@ -25,10 +25,10 @@ from snvrag.errors import InputError, OutputError
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(task, done, total)``; a total of 0 is unknown."""
+_HASH_BYTES = 4 << 20
 MAX_JSON_BYTES = 64 * 2**20
 TEMPORARY = ".tmp"
 """Ends the names of files that are being written; they begin with a dot."""
-_HASHED_BYTES = 1 << 18
 _PID = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}" + re.escape(TEMPORARY))
 
 
@@ -45,12 +45,21 @@ def provenance(
     }
 
 
-def sha256_file(path: Path, given_up: threading.Event | None = None) -> str:
-    """Hex SHA-256 of a file's bytes, read in blocks; of some of them where ``given_up`` is set."""
-    digest, block = hashlib.sha256(), memoryview(bytearray(_HASHED_BYTES))
+def sha256_file(
+    path: Path, progress: Progress | None = None, given_up: threading.Event | None = None
+) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks; ``progress`` is told of them in MB.
+
+    Where ``given_up`` is set meanwhile it ends at once, with a digest of nothing in particular.
+    """
+    task, total, done = f"hashing {path.name}", path.stat().st_size // 10**6, 0
+    digest, block = hashlib.sha256(), memoryview(bytearray(_HASH_BYTES))
     with path.open("rb", buffering=0) as handle:
         while not (given_up and given_up.is_set()) and (n := handle.readinto(block)):
+            if progress:
+                progress(task, done // 10**6, total)
             digest.update(block[:n])
+            done += n
     return digest.hexdigest()
 
 

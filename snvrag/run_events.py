@@ -78,6 +78,10 @@ class EventLog:
         )
         self._write("window", asdict(event))
 
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        """Pass it on."""
+        self.observer.on_progress(task, done, total)
+
     def on_start(self, block: Mapping[str, object]) -> None:
         """Write the facts of the run."""
         self._write("start", block)

@@ -93,6 +93,10 @@ class RunLog:
                 f"{self.path}: the log cannot be written ({error.strerror})", "free some space"
             ) from error
 
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        """Pass it on: it is of the moment."""
+        self.observer.on_progress(task, done, total)
+
     def on_start(self, block: Mapping[str, object]) -> None:
         """Write the facts of the run."""
         for line in start_lines(block):

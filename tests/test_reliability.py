@@ -242,7 +242,7 @@ def test_a_background_process_goes_on_ignoring_ctrl_c(tmp_path):
 def test_hashing_a_large_source_is_given_up_with_the_conversion():
     given_up = threading.Event()
     threading.Timer(0.05, given_up.set).start()
-    assert len(provenance.sha256_file(Path("/dev/zero"), given_up)) == 64
+    assert len(provenance.sha256_file(Path("/dev/zero"), given_up=given_up)) == 64
 
 
 # What a killed process leaves

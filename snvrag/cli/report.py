@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from snvrag.cli.options import Common, with_common
+from snvrag.cli.options import Common, quoted, with_common
 
 
 @with_common
@@ -35,6 +35,6 @@ def report(
         "runs": summary.runs,
         "evaluations": summary.evaluations,
         "figures": summary.figures,
-        "size": f"{summary.bytes / 1000:,.0f} kB",
     }
-    terminal.summary(f"wrote {output}", facts, f"open {output} in a browser")
+    following = f"python -m webbrowser {quoted(output)}"
+    terminal.summary("report", [output], facts, following)

@@ -36,6 +36,7 @@ from snvrag.vcf.files import (
     header_contigs,
     how_to_check,
     index_of,
+    indexed_records,
     open_vcf,
 )
 from snvrag.vcf.text import DoubtError, TextSettings, other_contigs, text_bytes
@@ -119,6 +120,9 @@ class GenotypeReader:
     contig_lengths: dict[str, int] = field(default_factory=dict)
     """Lengths that the header gives, by name without ``chr``."""
     records: int = 0
+    """Read so far."""
+    expected: int = 0
+    """To be read in all, by the file's index; 0 is unknown."""
     _place: str = "the header"
     """The last record read."""
     _order: NDArray[np.int64] | None = None
@@ -170,6 +174,7 @@ class GenotypeReader:
             is_target=is_target,
         )
         reader.contig_lengths = contig_lengths(probe)
+        reader.expected = 0 if reader.regions else indexed_records(probe)
         reader._n_columns = len(available)
         if _is_large_text(source) and not (reader.regions and index_of(source)):
             number = {name: i for i, name in enumerate(chosen)}
