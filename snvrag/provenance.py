@@ -29,6 +29,7 @@ _HASH_BYTES = 4 << 20
 MAX_JSON_BYTES = 64 * 2**20
 TEMPORARY = ".tmp"
 """Ends the names of files that are being written; they begin with a dot."""
+_PROBE = "snvrag-probe"
 _PID = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}" + re.escape(TEMPORARY))
 
 
@@ -138,11 +139,12 @@ def prepare_output_folder(path: Path) -> None:
             f"{path}: the folder cannot be created ({error.strerror})", "choose another folder"
         ) from error
     _check_writable(path)
+    _remove_leftovers(path / _PROBE)
 
 
 def _check_writable(folder: Path) -> None:
     # A probe file is the only test that also sees read-only mounts and root's overrides.
-    probe = _temporary_beside(folder / "snvrag-probe")
+    probe = _temporary_beside(folder / _PROBE)
     try:
         probe.touch(exist_ok=False)
     except OSError as error:
@@ -171,7 +173,7 @@ def _where_pids_count() -> str:
 def _remove_leftovers(path: Path) -> None:
     """Remove temporaries of ``path`` whose process, of this machine, is no more."""
     for other in path.parent.iterdir():
-        for own in (path.name, "snvrag-probe"):
+        for own in {path.name, _PROBE}:
             begins = other.name.startswith(f".{own}.")
             found = _PID.match(other.name, len(own) + 1) if begins else None
             if found and found[1] == _where_pids_count() and not _is_alive(int(found[2])):

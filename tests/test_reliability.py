@@ -276,6 +276,16 @@ def test_leftovers_of_a_killed_process_go_and_those_of_others_stay(tmp_path):
         temporary.touch()
 
 
+def test_leftovers_in_an_index_folder_go_with_the_next_process(case, tmp_path):
+    folder = tmp_path / "i"
+    folder.mkdir()
+    probe = f".snvrag-probe.{provenance._where_pids_count()}-{dead_pid()}-0123abcd.tmp"
+    for name in (".index_3.faiss.0-1-2.tmp", ".manifest.json.0-1-2.tmp", probe):
+        (folder / name).touch()
+    build_index(case / "panel.h5", folder)
+    assert names(folder) == [".lock", "index_0.faiss", "manifest.json"]
+
+
 class Writer:
     """Stands in for what writes a file and its index."""
 
