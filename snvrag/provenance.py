@@ -200,6 +200,16 @@ def remove(path: Path) -> None:
         raise
 
 
+def remove_whole(folder: Path) -> None:
+    """Remove a folder, which at no moment has its name and not all of its files."""
+    aside = _temporary_beside(folder)
+    try:
+        with contextlib.suppress(OSError):
+            folder.rename(aside)
+    finally:
+        remove(aside)
+
+
 def _try_to_remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
@@ -269,7 +279,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 sync(file)
             sync_names(temporary)
             if path.exists():
-                shutil.rmtree(path)
+                remove_whole(path)
             temporary.rename(path)
             sync_names(path.parent)
     finally:

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -380,6 +381,28 @@ def test_what_is_interrupted_in_its_removal_is_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "unlink", unlink)
     with pytest.raises(KeyboardInterrupt):
         check_output_file(tmp_path / "a.h5")
+    assert names(tmp_path) == []
+
+
+def test_a_folder_is_never_there_with_some_of_its_files(tmp_path, monkeypatch):
+    folder = tmp_path / "step-1"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).touch()
+    whole, seen = shutil.rmtree, []
+
+    def rmtree(path, **options):
+        seen.append(names(tmp_path))
+        whole(path, **options)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with pytest.raises(KeyboardInterrupt):
+        provenance.remove_whole(folder)
+    ((aside,),) = seen
+    assert aside.startswith(".step-1.")
+    assert aside.endswith(".tmp")
     assert names(tmp_path) == []
 
 
