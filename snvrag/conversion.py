@@ -24,8 +24,8 @@ from snvrag.provenance import (
 from snvrag.sites import Region
 from snvrag.vcf import GenotypeBlock, GenotypeReader, SampleSelection, SiteCounts
 
-# A block of int16 genotypes, as the reader stacks them, stays below this.
-_BLOCK_BYTES = 24 * 2**20
+# A block of genotypes, two int32 each as the reader stacks them, stays below this.
+_BLOCK_BYTES = 32 * 2**20
 _BLOCK_SITES = 512
 _MAX_BLOCKS = 8
 
@@ -188,7 +188,7 @@ def _stream(
 
 def block_size(n_samples: int) -> int:
     """Sites read at a time: whole chunks, as many as the memory bound allows, at least one."""
-    bytes_per_chunk = _BLOCK_SITES * n_samples * 3 * 2
+    bytes_per_chunk = _BLOCK_SITES * n_samples * 2 * 4
     return _BLOCK_SITES * max(1, min(_MAX_BLOCKS, _BLOCK_BYTES // bytes_per_chunk))
 
 

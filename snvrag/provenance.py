@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ from snvrag.errors import InputError, OutputError
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(task, done, total)``; a total of 0 is unknown."""
 MAX_JSON_BYTES = 64 * 2**20
+_MAX_JSON_VALUES = 4_000_000
+MAX_LIST_BYTES = 256 * 2**20
 TEMPORARY = ".tmp"
 """Ends the names of files that are being written; they begin with a dot."""
 
@@ -171,20 +174,48 @@ def write_json(path: Path, data: object, *, durable: bool = True) -> None:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
+def check_regular(path: Path) -> None:
+    """Refuse a device or a pipe, which can have no end, where a file is read more than once.
+
+    Raises:
+        InputError: it is one.
+        OSError: it is absent, or cannot be looked at.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path}: is a device or a pipe, not a file", "give a file")
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Content of a file, or of a pipe, of ``max_bytes`` at most, whatever its size claims.
+
+    Raises:
+        InputError: it holds more.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as handle:
+        data = handle.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        size = max(path.stat().st_size, len(data))
+        raise InputError(f"{path}: {size:,} bytes, more than the {max_bytes:,} expected of it")
+    return data
+
+
 def read_lines(path: Path) -> list[str]:
     """Lines of a text file.
 
     Raises:
-        InputError: the file is absent or not text.
+        InputError: the file is absent, not text, or larger than any list of sites or samples.
     """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        return read_bytes(path, MAX_LIST_BYTES).decode("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise InputError(f"{path}: cannot be read as text", "give a text file") from error
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path}: cannot be read ({error.strerror})", "check the path of the file"
+            f"{path}: cannot be read ({reason})", "check the path of the file"
         ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: cannot be read as text", "give a text file") from error
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -194,13 +225,15 @@ def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
         InputError: the file is absent, larger than ``max_bytes``, not JSON or not an object.
     """
     try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise InputError(f"{path}: {size:,} bytes, more than the {max_bytes:,} expected of it")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        check_regular(path)
+        text = read_bytes(path, max_bytes)
+        # A list or table that is empty takes 20 times its text.
+        if sum(map(text.count, (b"[", b"{", b","))) > _MAX_JSON_VALUES:
+            raise InputError(f"{path}: holds more values than expected of it")
+        data = json.loads(text.decode("utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON ({error})") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds {type(data).__name__}, not a JSON object")
