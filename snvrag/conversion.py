@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from snvrag.arrays import map_array
 from snvrag.errors import InputError
 from snvrag.panel import FREQUENCIES, GLOBAL, PanelWriter
 from snvrag.provenance import (
@@ -301,12 +302,12 @@ def read_populations(path: Path) -> dict[str, str]:
 
 def _read_frequency_table(path: Path, n_populations: int) -> NDArray[np.float32]:
     try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        table = map_array(path)
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: is not a readable NPY file ({error})", "save it with numpy.save"
         ) from error
-    if not isinstance(table, np.ndarray) or table.dtype.kind != "f" or table.ndim != 3:
+    if table.dtype.kind != "f" or table.ndim != 3:
         raise InputError(f"{path}: holds no 3-dimensional float array", "see docs/formats.md")
     if table.shape[:2] != (len(FREQUENCIES), n_populations):
         raise InputError(

@@ -20,7 +20,17 @@ from snvrag.cli.app import run
 SITES, PANEL_SAMPLES, TARGET_SAMPLES = 180, 24, 4
 SPACING = 300
 WINDOWS = ["--window-size", "60", "--max-seq-len", "64"]
-TRAIN = [*WINDOWS, "--epochs", "2", "--epoch-batches", "4", "--warmup-steps", "1", "--device", "cpu"]
+TRAIN = [
+    *WINDOWS,
+    "--epochs",
+    "2",
+    "--epoch-batches",
+    "4",
+    "--warmup-steps",
+    "1",
+    "--device",
+    "cpu",
+]
 TRAIN += ["--threads", "1", "--bank", "default", "--checkpoint-every", "3", "--patience", "9"]
 BERT = ["--preset", "tiny", "--dims", "8", "--layers", "1", "--heads", "1"]
 

@@ -109,7 +109,7 @@ def _text_bomb(data: bytes, draw: random.Random) -> bytes:
     head, _, rest = text.partition("\tA\tC\t")
     whole = (head + "\tA\t").encode()
     full = block(b"C" * 65_280)
-    return bgzip(whole) [: -len(BGZF_EOF)] + full * 3000 + bgzip(("\t" + rest).encode())
+    return bgzip(whole)[: -len(BGZF_EOF)] + full * 3000 + bgzip(("\t" + rest).encode())
 
 
 BGZF: dict[str, Change] = {
@@ -238,7 +238,9 @@ VCF: dict[str, Change] = {
         line for line in data.split(b"\n") if line.startswith(b"#")
     ),
     "GT not defined": _replace(_DEFINE + b"\n", b""),
-    "GT defined as Integer": _replace(b"ID=GT,Number=1,Type=String", b"ID=GT,Number=1,Type=Integer"),
+    "GT defined as Integer": _replace(
+        b"ID=GT,Number=1,Type=String", b"ID=GT,Number=1,Type=Integer"
+    ),
     "GT defined as Float": _replace(b"ID=GT,Number=1,Type=String", b"ID=GT,Number=1,Type=Float"),
     "GT defined without Type": _replace(b",Number=1,Type=String,Description", b",Description"),
     "contig line cut": _replace(b"##contig=<ID=20,length=1000000>", b"##contig=<ID=20,leng"),
@@ -257,7 +259,9 @@ VCF: dict[str, Change] = {
     "header in latin-1": _replace(b"Genotype", "é".encode("latin-1")),
     "NUL in the header": _replace(b"Genotype", b"Geno\x00type"),
     "a sample twice": lambda d, _: d.replace(b"\tT3", b"\tT2").replace(b"\tS3\t", b"\tS2\t", 1),
-    "a sample in latin-1": lambda d, _: d.replace(b"T3", b"T\xe9").replace(b"\tS3\t", b"\t\xe9\t", 1),
+    "a sample in latin-1": lambda d, _: d.replace(b"T3", b"T\xe9").replace(
+        b"\tS3\t", b"\t\xe9\t", 1
+    ),
     "a sample without name": lambda d, _: d.replace(b"\tT3", b"\t").replace(b"\tS3\t", b"\t\t", 1),
     "no samples": _record(lambda fields: fields[:8]),
 }
@@ -363,7 +367,9 @@ BCF: dict[str, Change] = {
         f"type of GT {kind:#x}": _individual(2, kind)
         for kind in (0x00, 0x01, 0x11, 0x31, 0x22, 0x23, 0x25, 0x27, 0xF1, 0xFF)
     },
-    **{f"allele byte {v:#x}": _individual(3, v) for v in (0x00, 0x01, 0x05, 0x7F, 0x80, 0x81, 0xFF)},
+    **{
+        f"allele byte {v:#x}": _individual(3, v) for v in (0x00, 0x01, 0x05, 0x7F, 0x80, 0x81, 0xFF)
+    },
 }
 
 
@@ -382,16 +388,31 @@ JSON: dict[str, Change] = {
     "a list": lambda data, draw: b"[" + data + b"]",
     "null": lambda data, draw: b"null",
     "a lone surrogate": lambda data, draw: data.replace(b'"', b'"\\ud800', 1),
-    "format name twice": lambda d, _: d.replace(b"{", b'{"format_name": "other",', 1)
-    .rstrip()
-    .removesuffix(b"}")
-    + b', "format_name": "snvrag"}',
+    "format name twice": lambda d, _: (
+        d.replace(b"{", b'{"format_name": "other",', 1).rstrip().removesuffix(b"}")
+        + b', "format_name": "snvrag"}'
+    ),
 }
 
 
 def values_of(data: dict[str, object], draw: random.Random, n: int) -> list[tuple[str, bytes]]:
     """JSON with one value somewhere replaced by one of another type or size, n of them."""
-    odd = [None, True, -1, 0, 2**70, 1e300, "", "x" * 5000, [], {}, [[1]], {"a": 1}, "../../x", "\0"]
+    odd = [
+        None,
+        True,
+        -1,
+        0,
+        2**70,
+        1e300,
+        "",
+        "x" * 5000,
+        [],
+        {},
+        [[1]],
+        {"a": 1},
+        "../../x",
+        "\0",
+    ]
     places: list[tuple[object, ...]] = []
 
     def walk(value: object, path: tuple[object, ...]) -> None:
@@ -464,10 +485,9 @@ SAFETENSORS: dict[str, Change] = {
     "header length 2^60": _length(1 << 60),
     "header length 2^64 - 1": _length((1 << 64) - 1),
     "header length 90 MB": _length(90_000_000),
-    "header length one less": lambda d, _: (int.from_bytes(d[:8], "little") - 1).to_bytes(
-        8, "little"
-    )
-    + d[8:],
+    "header length one less": lambda d, _: (
+        (int.from_bytes(d[:8], "little") - 1).to_bytes(8, "little") + d[8:]
+    ),
     "header of 90 MB": lambda d, _: (90_000_000).to_bytes(8, "little") + b" " * 90_000_000,
     "shape 2^40": _tensor(shape=[1 << 40, 64]),
     "shape 2^63": _tensor(shape=[1 << 63]),
@@ -476,7 +496,10 @@ SAFETENSORS: dict[str, Change] = {
     "offsets beyond": _tensor(data_offsets=[0, 1 << 50]),
     "offsets backwards": _tensor(data_offsets=[64, 0]),
     "offsets of text": _tensor(data_offsets="all"),
-    **{f"dtype {kind}": _tensor(dtype=kind) for kind in ("F64", "BF16", "I32", "BOOL", "F8_E4M3", "O")},
+    **{
+        f"dtype {kind}": _tensor(dtype=kind)
+        for kind in ("F64", "BF16", "I32", "BOOL", "F8_E4M3", "O")
+    },
     "two tensors change places": _safetensors(_swap_names),
     "no metadata": _safetensors(lambda header: header.pop("__metadata__")),
     "other metadata": _safetensors(
@@ -513,7 +536,9 @@ NPY: dict[str, Change] = {
     "a record": _described("[('a', '<u2')]", "(188, 8)"),
     "a call": _npy("__import__('os').system('touch marker')"),
     "columns first": _described("'<u2'", "(180, 8)", order=True),
-    "header of 60 kB": lambda d, _: b"\x93NUMPY\x01\x00" + (60_000).to_bytes(2, "little") + b"(" * 60_000,
+    "header of 60 kB": lambda d, _: (
+        b"\x93NUMPY\x01\x00" + (60_000).to_bytes(2, "little") + b"(" * 60_000
+    ),
     "a zip": lambda data, draw: b"PK\x05\x06" + bytes(18),
 }
 
@@ -525,7 +550,9 @@ TOML: dict[str, Change] = {
     "tables in tables": lambda data, draw: data + b"a = " + b"{a=" * 20_000,
     "a key of 30,000 parts": lambda data, draw: data + b".".join([b"a"] * 30_000) + b" = 1\n",
     "a key of 500,000 parts": lambda data, draw: data + b".".join([b"a"] * 500_000) + b" = 1\n",
-    "20,000 tables": lambda data, draw: data + b"".join(b"[train.a%d]\n" % i for i in range(20_000)),
+    "20,000 tables": lambda data, draw: (
+        data + b"".join(b"[train.a%d]\n" % i for i in range(20_000))
+    ),
     "3 MB": lambda data, draw: data + b"#" * 3_000_000,
     "a number of 10,000 digits": lambda d, _: d.replace(b"seed = 7", b"seed = " + b"7" * 10_000),
     "seed 2^70": lambda data, draw: data.replace(b"seed = 7", b"seed = %d" % 2**70),
@@ -544,7 +571,9 @@ TOML: dict[str, Change] = {
     "window size 2^40": lambda d, _: d.replace(b"_size = 60", b"_size = %d" % 2**40).replace(
         b"_len = 64", b"_len = %d" % 2**41
     ),
-    "batch size 2^40": lambda data, draw: data.replace(b"batch_size = 4", b"batch_size = %d" % 2**40),
+    "batch size 2^40": lambda data, draw: data.replace(
+        b"batch_size = 4", b"batch_size = %d" % 2**40
+    ),
     "threads 2^40": lambda data, draw: data.replace(b"threads = 1", b"threads = %d" % 2**40),
 }
 

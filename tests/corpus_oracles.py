@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import hdf5plugin  # noqa: F401 - h5py reads Blosc with it
 import numpy as np
+from safetensors.numpy import load_file
 
 Rows = list[tuple[Any, ...]]
 
@@ -40,7 +41,11 @@ def _vcf_lines(path: Path) -> list[list[str]]:
 
 def _bcf_lines(path: Path) -> list[list[str]]:
     done = subprocess.run(
-        ["bcftools", "view", str(path)], capture_output=True, text=True, errors="replace", check=False
+        ["bcftools", "view", str(path)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
     if done.returncode:
         raise UnreadableError(done.stderr.strip())
@@ -106,6 +111,11 @@ def map_points(path: Path) -> list[tuple[str, int, float]]:
     if len(points) != len(rows) or not all(np.isfinite(cm) for _, _, cm in points):
         raise UnreadableError("a line is no point")
     return points
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    """Tensors by name."""
+    return load_file(path)
 
 
 def json_content(path: Path) -> Any:

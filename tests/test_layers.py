@@ -12,6 +12,7 @@ ORDER = (
         "errors",
         "compiling",
         "provenance",
+        "arrays",
         "folder_lock",
         "compiling",
         "config",
@@ -24,6 +25,7 @@ ORDER = (
     *(
         "tokens",
         "vcf",
+        "panel_storage",
         "panel",
         "array_sites",
         "conversion",
@@ -76,7 +78,7 @@ ORDER = (
 FOLDERS = ("cli", "copying", "vcf")
 OWNERS = {
     "cyvcf2": {"vcf"},
-    "h5py": {"panel"},
+    "h5py": {"panel", "panel_storage"},
     "hdf5plugin": {"panel"},
     "faiss": {"retrieval"},
     "numba": {"compiling", "copying"},

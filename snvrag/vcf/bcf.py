@@ -16,6 +16,7 @@ _WIDTHS = {0: 0, 1: 1, 2: 2, 3: 4, _FLOAT: 4, _TEXT: 1}
 """Bytes of a value, by type."""
 _WHOLE = {1: "<i1", 2: "<i2", 3: "<i4"}
 _MORE = 15
+_MAX_POS = 0x7FFFFFFE
 
 
 class _Text:
@@ -56,56 +57,91 @@ def count_sound(pieces: Iterator[bytes], n_samples: int) -> int | None:
 def _sound_records(pieces: Iterator[bytes], n_samples: int) -> Iterator[None]:
     text = _Text(pieces)
     head = text.take(len(MAGIC) + 4)
-    if head[: len(MAGIC)] != MAGIC:
-        raise DoubtError
     length = int.from_bytes(head[len(MAGIC) :], "little")
-    if length > MAX_HEADER or len(header := text.take(length)) < length:
+    if head[: len(MAGIC)] != MAGIC or length > MAX_HEADER:
         raise DoubtError
-    gt = _numbers(header, (b"##FILTER=<", b"##INFO=<", b"##FORMAT=<"), {b"PASS": 0}).get(b"GT", -1)
-    contigs = set(_numbers(header, (b"##contig=<",), {}).values())
+    header = text.take(length)
+    if len(header) < length:
+        raise DoubtError
+    rules = RecordRules(header, n_samples)
     while sizes := text.take(8):
-        if len(sizes) < 8:
-            raise DoubtError
-        n_shared, n_own = struct.unpack("<II", sizes)
-        if n_shared < _FIXED or n_shared + n_own > most_bytes(n_samples):
-            raise DoubtError
-        data = text.take(n_shared + n_own)
-        if len(data) < n_shared + n_own:
-            raise DoubtError
-        try:
-            _check(data, n_shared, n_samples, contigs, gt)
-        except (struct.error, IndexError) as error:
-            raise DoubtError from error
+        n_shared, n_own = record_sizes(sizes, n_samples)
+        rules.check(text.take(n_shared + n_own), n_shared, n_own)
         yield
 
 
-def _check(data: bytes, n_shared: int, n_samples: int, contigs: set[int], gt: int) -> None:
-    chrom, pos, length = struct.unpack_from("<iii", data)
-    n_info, n_alleles, counts = struct.unpack_from("<HHI", data, 16)
-    if chrom not in contigs or pos < -1 or length < 0:
+def record_sizes(data: bytes, n_samples: int) -> tuple[int, int]:
+    """Bytes of both parts of a record, which its first eight tell.
+
+    Raises:
+        DoubtError: they are no sizes of a record.
+    """
+    if len(data) < 8:
         raise DoubtError
-    if counts & 0xFFFFFF != n_samples or n_alleles < 1:
+    n_shared, n_own = struct.unpack("<II", data)
+    if n_shared < _FIXED or n_shared + n_own > most_bytes(n_samples):
         raise DoubtError
-    at = _skip(data, _FIXED, n_shared, {0, _TEXT})
-    for _ in range(n_alleles):
-        at = _skip(data, at, n_shared, {_TEXT})
-    at = _skip(data, at, n_shared, {0, 1, 2, 3})
-    for _ in range(n_info):
-        _, at = _number(data, at, n_shared)
-        at = _skip(data, at, n_shared, set(_WIDTHS))
-    if at != n_shared:
-        raise DoubtError
-    for _ in range(counts >> 24):
-        key, at = _number(data, at, len(data))
-        kind, count, at = _kind(data, at, len(data))
-        size = _WIDTHS[kind] * count * n_samples
-        if key == gt and size:
-            _check_genotypes(data, at, kind, count * n_samples, n_alleles)
-        elif key == gt or not kind or at + size > len(data):
+    return n_shared, n_own
+
+
+class RecordRules:
+    """What a record must keep to.
+
+    Args:
+        header: text of the file's header.
+        n_samples: samples that it names.
+    """
+
+    def __init__(self, header: bytes, n_samples: int) -> None:
+        kinds = (b"##FILTER=<", b"##INFO=<", b"##FORMAT=<")
+        self._gt = _numbers(header, kinds, {b"PASS": 0}).get(b"GT", -1)
+        self._contigs = set(_numbers(header, (b"##contig=<",), {}).values())
+        self._n_samples = n_samples
+
+    def check(self, data: bytes, n_shared: int, n_own: int) -> None:
+        """Look at both parts of a record.
+
+        Raises:
+            DoubtError: it is not sound.
+        """
+        if len(data) < n_shared + n_own:
             raise DoubtError
-        at += size
-    if at != len(data):
-        raise DoubtError
+        try:
+            self._check_shared(data, n_shared)
+            self._check_own(data, n_shared)
+        except (struct.error, IndexError) as error:
+            raise DoubtError from error
+
+    def _check_shared(self, data: bytes, n_shared: int) -> None:
+        chrom, pos, length = struct.unpack_from("<iii", data)
+        n_info, n_alleles, counts = struct.unpack_from("<HHI", data, 16)
+        if chrom not in self._contigs or not -1 <= pos < _MAX_POS or length < 0:
+            raise DoubtError
+        if counts & 0xFFFFFF != self._n_samples or n_alleles < 1:
+            raise DoubtError
+        at = _skip(data, _FIXED, n_shared, {0, _TEXT})
+        for _ in range(n_alleles):
+            at = _skip(data, at, n_shared, {_TEXT})
+        at = _skip(data, at, n_shared, {0, 1, 2, 3})
+        for _ in range(n_info):
+            _, at = _number(data, at, n_shared)
+            at = _skip(data, at, n_shared, set(_WIDTHS))
+        if at != n_shared:
+            raise DoubtError
+
+    def _check_own(self, data: bytes, at: int) -> None:
+        n_alleles, counts = struct.unpack_from("<HI", data, 18)
+        for _ in range(counts >> 24):
+            key, at = _number(data, at, len(data))
+            kind, count, at = _kind(data, at, len(data))
+            size = _WIDTHS[kind] * count * self._n_samples
+            if key == self._gt and size:
+                _check_genotypes(data, at, kind, count * self._n_samples, n_alleles)
+            elif key == self._gt or not kind or at + size > len(data):
+                raise DoubtError
+            at += size
+        if at != len(data):
+            raise DoubtError
 
 
 def _check_genotypes(data: bytes, at: int, kind: int, n: int, n_alleles: int) -> None:

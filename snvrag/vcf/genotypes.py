@@ -51,6 +51,8 @@ class SampleSelection:
 
     names: tuple[str, ...]
     exclude: bool = False
+    listed_in: Path | None = None
+    """The file that names them."""
 
     @classmethod
     def parse(cls, text: str) -> "SampleSelection":
@@ -69,7 +71,7 @@ class SampleSelection:
         names = tuple(line.split()[0] for line in lines if line.strip())
         if not names:
             raise InputError(f"{path}: lists no sample", "write one sample ID a line")
-        return cls(names, text.startswith("^"))
+        return cls(names, text.startswith("^"), path)
 
     def apply(self, available: Sequence[str], source: Path) -> list[str]:
         """The selected samples of ``available``.
@@ -78,9 +80,10 @@ class SampleSelection:
             InputError: a name is not in ``available``, comes twice, or nothing is left.
         """
         unknown = [name for name in self.names if name not in set(available)]
+        listed = f" of {self.listed_in}" if self.listed_in else ""
         if unknown:
             raise InputError(
-                f"{source}: has no sample {unknown[0]!r}"
+                f"{source}: has no sample {unknown[0]!r}{listed}"
                 + (f" ({len(unknown)} of the selected are unknown)" if len(unknown) > 1 else ""),
                 f"it has {len(available)} samples, such as {', '.join(available[:3])}",
             )
@@ -90,7 +93,9 @@ class SampleSelection:
             chosen = list(self.names)
         twice = [name for name, n in Counter(chosen).items() if n > 1]
         if twice:
-            raise InputError(f"sample {twice[0]!r} is selected twice", "name each sample once")
+            raise InputError(
+                f"sample {twice[0]!r}{listed} is selected twice", "name each sample once"
+            )
         if not chosen:
             raise InputError(f"{source}: the selection leaves no sample", "select fewer to exclude")
         return chosen

@@ -4,6 +4,7 @@ Htslib passes over some damage, and trusts some numbers so far that the process 
 read is looked at first. A region that is read by an index is not: that would be all of the file.
 """
 
+import io
 import itertools
 import re
 import zlib
@@ -163,6 +164,38 @@ def _is_bcf(source: Path) -> bool:
             return next(_pieces(file), b"").startswith(b"BCF")
         except DoubtError:
             return False
+
+
+class _Inflated(io.RawIOBase):
+    """A file's content, inflated, as a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=_PIECE_BYTES)
+        self._pieces = _pieces(self._file)
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See :meth:`io.RawIOBase.readinto`."""
+        if not self._left:
+            self._left = memoryview(next(self._pieces, b""))
+        size = min(len(buffer), len(self._left))
+        buffer[:size] = self._left[:size]
+        self._left = self._left[size:]
+        return size
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+
+def inflated_file(path: Path) -> io.BufferedReader:
+    """Open a BGZF file; reading raises :class:`DoubtError` where a block is damaged."""
+    return io.BufferedReader(_Inflated(path), 1 << 16)
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
