@@ -25,7 +25,6 @@ from snvrag.vcf import DosageReader, GenotypeReader, bcf, genotypes
 from snvrag.verification import verify
 from snvrag.workdir import read_part, write_part
 
-
 HARMLESS = {"rlen 2^31 - 1", "allele byte 0x5"}
 
 
