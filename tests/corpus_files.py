@@ -7,7 +7,6 @@ must not have begun any thread.
 import contextlib
 import gzip
 import io
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,8 +42,8 @@ def snvrag(*words: str | Path) -> None:
         raise RuntimeError(f"snvrag {' '.join(map(str, words))}: exit code {code}")
 
 
-def write_files(folder: Path) -> None:
-    """Write all files to ``folder``, which exists."""
+def write_files(folder: Path, *, trained: bool = True) -> None:
+    """Write all files to ``folder``, which exists; without runs of ``train`` if not ``trained``."""
     # Here, since it imports torch, without which ``corpus`` forks faster.
     from conftest import mosaic, write_vcf
 
@@ -76,13 +75,15 @@ def write_files(folder: Path) -> None:
         for suffix in ("vcf.gz", "bcf"):
             words = ["impute", folder / "target.vcf", "-r", at, "-s", names, "--hds"]
             snvrag(*words, "-o", folder / f"{name}.{suffix}")
-    snvrag("train", at, "-o", folder / "light", "-i", folder / "idx", "--preset", "light", *TRAIN)
-    snvrag("train", at, "-o", folder / "bert", "-i", folder / "idx", *BERT, *TRAIN)
+    if trained:
+        snvrag(
+            "train", at, "-o", folder / "light", "-i", folder / "idx", "--preset", "light", *TRAIN
+        )
+        snvrag("train", at, "-o", folder / "bert", "-i", folder / "idx", *BERT, *TRAIN)
     work = ["--work-dir", folder / "work"]
     snvrag("impute", folder / "target.vcf", "-r", at, "-o", folder / "worked.vcf.gz", *work)
     for path in folder.glob("*.lock"):
         path.unlink()
-    shutil.rmtree(folder / "light" / "logs", ignore_errors=True)
 
 
 def _write_lists(folder: Path) -> None:
@@ -110,4 +111,4 @@ def _write_lists(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_files(Path(sys.argv[1]))
+    write_files(Path(sys.argv[1]), trained=sys.argv[2:] != ["untrained"])

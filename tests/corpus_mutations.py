@@ -14,7 +14,9 @@ from helpers_vcf import BGZF_EOF, bgzip, block
 Change = Callable[[bytes, random.Random], bytes]
 
 
-def _flip(n_bits: int) -> Change:
+def flip(n_bits: int) -> Change:
+    """Change that many bits, anywhere."""
+
     def change(data: bytes, draw: random.Random) -> bytes:
         made = bytearray(data)
         for _ in range(n_bits):
@@ -48,8 +50,8 @@ def _piece(kind: str) -> Change:
 
 
 DAMAGE: dict[str, Change] = {
-    **{f"one bit {i}": _flip(1) for i in range(6)},
-    **{f"30 bits {i}": _flip(30) for i in range(2)},
+    **{f"one bit {i}": flip(1) for i in range(6)},
+    **{f"30 bits {i}": flip(30) for i in range(2)},
     "empty": _cut(0),
     "cut to 7 bytes": lambda data, draw: data[:7],
     "cut at a tenth": _cut(0.1),
