@@ -89,8 +89,9 @@ def dosages(path: Path) -> Rows:
     for row in rows[1:]:
         if row[4] == "." or "," in row[4]:
             continue
-        at = row[8].split(":").index("DS")
-        values = [cell.split(":")[at] for cell in row[9:]]
+        form = row[8].split(":")
+        cells = [cell.split(":")[form.index("DS" if "DS" in form else "GT")] for cell in row[9:]]
+        values = cells if "DS" in form else [sum(map(int, cell.split("|"))) for cell in cells]
         found.append((row[0], int(row[1]), row[3], row[4], *(f"{float(v):.3f}" for v in values)))
     return found
 

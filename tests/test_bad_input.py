@@ -78,6 +78,18 @@ def test_a_line_of_too_many_columns_or_with_nul_is_damaged(source, tmp_path, cel
         list(reader)
 
 
+@pytest.mark.parametrize(("column", "value"), [(1, ""), (1, "x"), (4, "\udce9")])
+def test_a_record_without_position_or_of_no_text_is_damaged(source, tmp_path, column, value):
+    lines = source.read_text().split("\n")
+    fields = lines[-3].split("\t")
+    fields[column] = value
+    lines[-3] = "\t".join(fields)
+    source.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
+    refused(source, "damaged after record 38", tmp_path)
+    with pytest.raises(InputError, match="damaged after record 38"), DosageReader(source) as reader:
+        list(reader)
+
+
 def test_lines_too_short_are_still_told_by_htslib(source, tmp_path):
     lines = source.read_text().splitlines()
     source.write_text("\n".join([*lines[:-3], lines[-3].rpartition("\t")[0], *lines[-2:]]) + "\n")

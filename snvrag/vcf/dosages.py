@@ -97,7 +97,10 @@ class DosageReader:
         number, place = 0, "the header"
         try:
             for record in sound_records(self._vcf, self.source, len(self.samples)):
-                number, place = number + 1, f"{record.CHROM}:{record.POS}"
+                next_place = f"{record.CHROM}:{record.POS}"
+                # Not text, if it raises.
+                len(record.REF + "".join(record.ALT))
+                number, place = number + 1, next_place
                 yield record
         except Exception as error:  # cyvcf2 raises bare Exception for what htslib rejects
             raise InputError(
