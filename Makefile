@@ -1,6 +1,7 @@
 # make demo   create .venv, install, and run the main job on the bundled example
 # make test   run the tests
 # make lint   ruff and mypy
+# make docs   write docs/cli.md from the commands, and docs/terminal.svg from a run
 # make bench  benchmarks, on the real data beside the checkout where it is there, and on a simulated
 #             chromosome: SIZE=small, or SIZE=full of 2,504 samples x 150,000 sites
 # make corpus every damaged and hostile file of tests/corpus.py, about an hour; EVERY=3 takes a third
@@ -15,7 +16,7 @@ DEMO   := demo
 SIZE   := small
 EVERY  := 1
 
-.PHONY: demo test lint bench corpus audit clean
+.PHONY: demo test lint docs bench corpus audit clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,15 +39,20 @@ demo: $(READY)
 	    --map snvrag/example_data/genetic_map.plink.map -o $(DEMO)/refined.vcf.gz --force
 	$(BIN)/snvrag evaluate $(DEMO)/imputed.vcf.gz $(DEMO)/refined.vcf.gz \
 	    snvrag/example_data/truth.vcf.gz --label "copying model" --label "with network" \
-	    -r $(DEMO)/panel.h5 --plot $(DEMO)/accuracy.png --force
+	    -r $(DEMO)/panel.h5 --plot $(DEMO)/accuracy.png -o $(DEMO)/evaluation.json --force
+	$(BIN)/snvrag report $(DEMO)/run $(DEMO)/evaluation.json -o $(DEMO)/report.html --force
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_terminal.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/convert.py

@@ -18,6 +18,7 @@ _EXPORTS = {
     "evaluate": "snvrag.evaluation",
     "impute": "snvrag.imputation",
     "merge": "snvrag.merging",
+    "report": "snvrag.reporting",
     "train": "snvrag.training",
     "verify": "snvrag.verification",
 }

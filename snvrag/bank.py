@@ -24,10 +24,12 @@ from snvrag.dataset import WindowBatches
 from snvrag.dosage import BIN_EDGES, frequency_bin, minor_allele_frequency
 from snvrag.errors import InputError
 from snvrag.evidence import is_sure
+from snvrag.provenance import Progress
 
 RATES = (1.0, 2.0, 4.0, 8.0, 16.0)
 ERRORS = (0.0003, 0.003, 0.03)
 GRID: Bank = tuple(product(RATES, ERRORS))
+FITTING = "fitting the copying model"
 # A bin must hold this many minor alleles to be heard.
 _LEAST_CARRIED = 20
 _LEAST = 1e-4
@@ -61,10 +63,11 @@ class CopyingFit:
         return f"(c, e) = {settings}: loss {self.losses[0]:.4f}, default {self.losses[1]:.4f}"
 
 
-def fit_copying(batches: WindowBatches) -> CopyingFit:
+def fit_copying(batches: WindowBatches, progress: Progress | None = None) -> CopyingFit:
     """Choose the bank, unless the run is to keep the default one, and find its evidence's range.
 
     The training cohort is asked, under masks of epoch 0; the choice follows from the run's seed.
+    ``progress(task, done, total)`` is called as it goes on.
 
     Raises:
         InputError: there is nothing to predict.
@@ -74,10 +77,12 @@ def fit_copying(batches: WindowBatches) -> CopyingFit:
     losses: tuple[float, float] | None = None
     train = batches.config.train
     n_batches = max(_LEAST_BATCHES, min(_MOST_BATCHES, _WORK // batches.panel.n_haplotypes))
+    if progress:
+        progress(FITTING, 0, 0)
     asked = _cases_with_alleles(batches, n_batches)
     if train.bank == FITTED:
         grid = list(dict.fromkeys((*EVIDENCE_BANK, *GRID)))
-        bank, losses = _choose(_Predictions.make(asked, grid))
+        bank, losses = _choose(_Predictions.make(asked, grid, progress))
     low, high = np.full(N_FEATURES, np.inf), np.full(N_FEATURES, -np.inf)
     for case, truth in asked:
         seen = case.evidence(bank)[truth.scored]
@@ -131,11 +136,19 @@ class _Predictions:
 
     @classmethod
     def make(
-        cls, asked: Sequence[tuple[CopyingCase, Truth]], grid: Sequence[tuple[float, float]]
+        cls,
+        asked: Sequence[tuple[CopyingCase, Truth]],
+        grid: Sequence[tuple[float, float]],
+        progress: Progress | None,
     ) -> "_Predictions":
         probability, minor, frequency = [], [], []
-        for case, truth in asked:
-            found = np.stack([case.minor_probability((setting,)) for setting in grid])
+        for number, (case, truth) in enumerate(asked):
+            answers = []
+            for done, setting in enumerate(grid, start=number * len(grid)):
+                if progress:
+                    progress(FITTING, done, len(asked) * len(grid))
+                answers.append(case.minor_probability((setting,)))
+            found = np.stack(answers)
             probability.append(found[:, truth.scored])
             minor.append((truth.alleles == case.reference.minor_is_alt)[truth.scored])
             af = truth.af[truth.row_sample][truth.scored]

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numba
+from numba.core import event
 
 logger = logging.getLogger(__name__)
+
+COMPILING = "compiling kernels, once per installation (up to half a minute)"
 
 
 def compiled(
@@ -77,6 +80,26 @@ def _drop_stale(folder: Path, sources: Path) -> None:
         for index in folder.glob("*.nbi"):
             index.unlink(missing_ok=True)
         stamp.write_text(digest.hexdigest())
+
+
+class _Listener(event.Listener):
+    """Says once that kernels are being compiled, which takes long and does not come again."""
+
+    def on_start(self, event: event.Event) -> None:
+        kernel = getattr(event.data["dispatcher"], "py_func", None)
+        if str(getattr(kernel, "__module__", "")).startswith("snvrag."):
+            _tell_compiling()
+
+    def on_end(self, event: event.Event) -> None:
+        """Nothing: the next kernel follows."""
+
+
+@functools.cache
+def _tell_compiling() -> None:
+    logger.info(COMPILING)
+
+
+event.register("numba:compile", _Listener())  # type: ignore[no-untyped-call]
 
 
 @functools.cache

@@ -380,10 +380,10 @@ def from_mapping(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:
     return cls(**values)
 
 
-_ALIASES = {"gamma": "focal_gamma", "mask_levels": "levels", "mask_raise_every": "raise_every"}
-_FLAGS = {field: option for option, field in _ALIASES.items()}
+OPTION_FIELDS = {"gamma": "focal_gamma", "mask_levels": "levels", "mask_raise_every": "raise_every"}
+_FLAGS = {field: option for option, field in OPTION_FIELDS.items()}
 # Where the perceptron over each site's evidence has nothing to apply them to.
-_NOT_IN_LIGHT = ("heads", "k", "af_frequencies", "dropout")
+NOT_IN_LIGHT = ("heads", "k", "af_frequencies", "dropout")
 _FLANKS = ("flank_windows", "flank_observed", "min_observed")
 _GUIDED = ("levels", "raise_every", "rare_rate")
 _SECTIONS: Mapping[str, type[Any]] = {
@@ -444,7 +444,7 @@ def run_config(
         InputError: an unknown name or a wrong type.
         UsageError: a value out of range, or one that the other settings leave without effect.
     """
-    given = {_ALIASES.get(k, k): v for k, v in settings.items() if v is not None}
+    given = {OPTION_FIELDS.get(k, k): v for k, v in settings.items() if v is not None}
     preset = resolve_preset(str(given.pop("preset", "auto")), cuda=cuda)
     base = {"model": PRESETS[preset], "train": PRESET_TRAINING[preset]}
     explicit = set(given)
@@ -476,7 +476,7 @@ def _refuse_without_effect(config: RunConfig, explicit: Set[str]) -> None:
 
     mask, light = config.mask, config.model.network == "light"
     why = "the network of preset light has no use for it"
-    refuse(_NOT_IN_LIGHT, light, why, "use --preset tiny, small or base")
+    refuse(NOT_IN_LIGHT, light, why, "use --preset tiny, small or base")
     why = "an embedding index looks at the window alone"
     refuse(_FLANKS, config.train.index_kind != "binary", why, "use --index-kind binary")
     why = "no batch is masked like an array"

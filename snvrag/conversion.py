@@ -84,7 +84,11 @@ def convert(
         drop_incomplete: leave out records with missing or unphased genotypes instead of failing.
         force: replace ``output``.
         threads: CPU threads, those this process may use if None; the file does not depend on it.
-        progress: called as ``progress(task, done, total)``; total 0 is unknown.
+        progress: called as ``progress(task, done, total)``; total 0 is unknown. The tasks are
+            ``converting``, in records, and ``hashing`` of the source, in MB.
+
+    Returns:
+        Numbers of sites, samples and haplotypes, and of records left out, by reason.
 
     Raises:
         InputError: the input is damaged, unsorted, unphased, incomplete or leaves no site; names
@@ -112,7 +116,9 @@ def convert(
                 writer = PanelWriter(temporary, reader.samples, list(groups), pool)
                 try:
                     totals = _stream(reader, writer, source_of_af, progress)
-                    sha256 = hashing.result() if hashing else sha256_file(source)
+                    if hashing and progress and not hashing.done():
+                        progress(f"hashing {source.name}", 0, 0)
+                    sha256 = hashing.result() if hashing else sha256_file(source, progress)
                     origin = provenance(inputs={str(source): sha256})
                     digest = writer.finish(origin)
                 finally:
@@ -176,7 +182,7 @@ def _stream(
         totals.monomorphic += int(((counts.ac == 0) | (counts.ac == counts.an)).sum())
         totals.chromosomes |= dict.fromkeys(block.chrom)
         if progress:
-            progress("converting", totals.n_sites, 0)
+            progress("converting", reader.records, reader.expected)
     if totals.n_sites == 0:
         reasons = ", ".join(f"{n} {why}" for why, n in reader.skipped.items()) or "no record at all"
         raise InputError(

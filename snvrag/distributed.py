@@ -146,11 +146,6 @@ class Ranks:
         return RankError(int(self.store.get(_EXIT_CODE)))
 
 
-def is_main_process() -> bool:
-    """Whether this process is rank 0, or the only one; asks the environment alone."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 @contextlib.contextmanager
 def join(device: str) -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started, for the time of the block.

@@ -29,11 +29,14 @@ from snvrag.pairing import NotInStepError, PairedBlock, paired_blocks
 from snvrag.panel import Panel
 from snvrag.provenance import Progress
 from snvrag.sites import SiteTable, plain_chromosome
-from snvrag.vcf import DosageReader, read_sites
+from snvrag.vcf import QUALITY_FIELDS, DosageReader, read_sites
 
 logger = logging.getLogger(__name__)
 
 _CONSTANT = 1e-9
+_COMMON = 0.05
+# A stretch has at least so many masked sites, and more where there would be too many stretches.
+_REGION_SITES, _REGIONS = 250, 800
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,20 @@ class SampleAccuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionAccuracy:
+    """Accuracy of common variants in a stretch of a chromosome."""
+
+    chromosome: str
+    first: int
+    """1-based position of its first masked site."""
+    last: int
+    n_sites: int
+    """Masked sites with a minor-allele frequency above 0.05 that vary in the truth."""
+    mean_site_r2: float
+    """Of these; NaN without any."""
+
+
+@dataclass(frozen=True, slots=True)
 class SiteAccuracy:
     """Accuracy per masked site; arrays of one length."""
 
@@ -97,6 +114,10 @@ class Evaluation:
     """Of genotype probabilities; None where the file has neither GP nor HDS."""
     quality: QualityAccuracy | None
     """INFO/CR2, DR2 or R2 against true r²; None where the file has none."""
+    qualities: dict[str, QualityAccuracy]
+    """The same for each of these fields that the file has."""
+    regions: list[RegionAccuracy]
+    """Stretches of equal numbers of masked sites, some 800 in all, in the panel's order."""
     sites: SiteAccuracy
 
     def as_json(self) -> dict[str, Any]:
@@ -111,6 +132,8 @@ class Evaluation:
             "ece": self.calibration.ece,
             "gp_calibration": asdict(self.gp_calibration) if self.gp_calibration else None,
             "quality": asdict(self.quality) if self.quality else None,
+            "qualities": {name: asdict(found) for name, found in self.qualities.items()},
+            "regions": [asdict(region) for region in self.regions],
         }
 
 
@@ -137,6 +160,10 @@ def evaluate(
         observed: VCF, or text of CHROM POS, of the sites that were measured.
         label: name of the method; the file's name if None.
         progress: called as ``progress(task, done, total)`` in records.
+
+    Returns:
+        Accuracy by bin of minor-allele frequency, by sample and by site; r² and concordances lie in
+        [0, 1] and are NaN where undefined.
 
     Raises:
         UsageError: neither ``observed`` nor marks tell which sites were imputed.
@@ -208,7 +235,7 @@ class _Sums:
         self._genotypes = GenotypeReliability()
         self._rows: list[NDArray[np.int64]] = []
         self._r2: list[NDArray[np.float64]] = []
-        self._quality: list[NDArray[np.float64]] = []
+        self._qualities: list[NDArray[np.float64]] = []
         self._concordance: list[NDArray[np.float64]] = []
 
     @property
@@ -245,7 +272,7 @@ class _Sums:
             self._samples[name] += x.sum(axis=0)
         self._rows.append(block.rows)
         self._r2.append(r2)
-        self._quality.append(block.quality)
+        self._qualities.append(block.qualities)
         self._concordance.append(per_site["agrees"] / np.maximum(per_site["n"], 1))
         ploidy = block.ploidy[known]
         self._calibration.add(d[known] / ploidy, t[known] / ploidy)
@@ -258,7 +285,13 @@ class _Sums:
     ) -> Evaluation:
         """The figures; ``sites`` and ``af`` are the panel's."""
         rows, r2 = np.concatenate(self._rows), np.concatenate(self._r2)
-        quality = np.concatenate(self._quality)
+        fields = np.concatenate(self._qualities)
+        quality = _first_present(fields)
+        maf = minor_allele_frequency(af[rows])
+        by_field = {
+            name: quality_accuracy(column, r2, maf)
+            for name, column in zip(QUALITY_FIELDS, fields.T, strict=True)
+        }
         edges = pairwise(BIN_EDGES)
         per_bin = [
             {name: x[i] for name, x in self._bins.items()} for i in range(len(BIN_EDGES) - 1)
@@ -274,15 +307,50 @@ class _Sums:
             samples=[_sample(name, own) for name, own in zip(samples, per_sample, strict=True)],
             calibration=self._calibration.result(),
             gp_calibration=self._genotypes.result(),
-            quality=quality_accuracy(quality, r2, minor_allele_frequency(af[rows])),
+            quality=quality_accuracy(quality, r2, maf),
+            qualities={name: found for name, found in by_field.items() if found},
+            regions=_regions(sites, rows, r2, maf),
             sites=SiteAccuracy(
                 sites.take(rows),
-                minor_allele_frequency(af[rows]),
+                maf,
                 r2,
                 quality,
                 np.concatenate(self._concordance),
             ),
         )
+
+
+def _regions(
+    sites: SiteTable,
+    rows: NDArray[np.int64],
+    r2: NDArray[np.float64],
+    maf: NDArray[np.float64],
+) -> list[RegionAccuracy]:
+    order = np.argsort(rows)
+    rows, judged = rows[order], (maf > _COMMON)[order] & ~np.isnan(r2[order])
+    ordered = r2[order]
+    size = max(_REGION_SITES, -(-len(rows) // _REGIONS))
+    found = []
+    for name, first, last in sites.chromosomes():
+        begin, end = np.searchsorted(rows, (first, last)).tolist()
+        for start in range(begin, end, size):
+            own = slice(start, min(start + size, end))
+            scored = ordered[own][judged[own]]
+            region = RegionAccuracy(
+                chromosome=plain_chromosome(name),
+                first=int(sites.pos[rows[own][0]]),
+                last=int(sites.pos[rows[own][-1]]),
+                n_sites=len(scored),
+                mean_site_r2=float(scored.mean()) if len(scored) else float("nan"),
+            )
+            found.append(region)
+    return found
+
+
+def _first_present(fields: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The first column that is not NaN: [sites] of [sites, fields]."""
+    first = (~np.isnan(fields)).argmax(axis=1)
+    return np.asarray(np.take_along_axis(fields, first[:, None], axis=1)[:, 0])
 
 
 def _zeros(names: Sequence[str], length: int) -> dict[str, NDArray[np.float64]]:

@@ -141,7 +141,11 @@ def impute(
         max_memory: bytes that all processes together may take; 2 GiB for each if None.
         force: replace ``output``, and a work directory of another run.
         progress: called as ``progress(task, done, total)`` in sites; the tasks are ``imputing``
-            and ``writing``; ``reading``, of the target in records, has no known total.
+            and ``writing``; before them ``reading``, of the target in records, whose total may be
+            unknown (0), and ``hashing``, in MB.
+
+    Returns:
+        What was written, matched and left out. The dosages themselves are in ``output``.
 
     Raises:
         UsageError: wrong output name, output over an input or another output, a network's option
@@ -184,9 +188,9 @@ def impute(
             "format_name": "snvrag-impute",
             "version": __version__,
             "panel_digest": opened.digest,
-            "target": sha256_file(target),
+            "target": sha256_file(target, progress),
             "samples": digest_json(haplotypes.samples),
-            "map": sha256_file(genetic_map) if genetic_map else None,
+            "map": sha256_file(genetic_map, progress) if genetic_map else None,
             "rows": digest_json(np.flatnonzero(wanted).tolist()),
             "allow_self": allow_self,
             "model": network.digest,

@@ -149,6 +149,7 @@ def make_parts(
     """
     left = list(reversed(parts))
     done = 0.0
+    told: set[str] = set()
     with contextlib.ExitStack() as stack:
         watch = stack.enter_context(selectors.DefaultSelector())
         workers: list[_Worker] = []
@@ -169,7 +170,9 @@ def make_parts(
                 for said in heard or ():
                     if "error" in said:
                         raise error_from_json(said["error"])
-                    if "log" in said:
+                    if "log" in said and said["log"] not in told:
+                        # What several have to say is said once.
+                        told.add(said["log"])
                         logger.log(said["level"], "%s", said["log"])
                     if "share" in said:
                         worker.share = said["share"]

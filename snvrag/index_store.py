@@ -16,7 +16,7 @@ import fcntl
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,6 +169,9 @@ class IndexStore(WindowStore):
         super().__init__(plan, kind.panel.n_haplotypes, budget_bytes)
         self.folder, self.kind = folder, kind
         self.stats = StoreStats()
+        self.on_touch: Callable[[int, bool, float], None] | None = None
+        """Told the window, whether it was built or else read, and the seconds, of each index that
+        comes to memory."""
         self._manifest = manifest
         self._pending: dict[int, dict[str, Any]] = {}
         self._flushed = time.monotonic()
@@ -233,6 +236,7 @@ class IndexStore(WindowStore):
 
     def _fetch(self, window: int) -> Any:
         self.stats.misses += 1
+        began = time.perf_counter()
         index = self._load(window, logging.DEBUG)
         if index is None:
             with self._locked():
@@ -240,8 +244,13 @@ class IndexStore(WindowStore):
                 self._reread()
                 index = self._load(window, logging.WARNING)
                 if index is None:
-                    index = self._build(window)
+                    return self._build(window)
+        self._tell(window, time.perf_counter() - began, built=False)
         return index
+
+    def _tell(self, window: int, seconds: float, *, built: bool) -> None:
+        if self.on_touch is not None:
+            self.on_touch(window, built, seconds)
 
     def rebuild(self, window: int) -> Any:
         """Build the index of a window anew, whatever is there."""
@@ -314,6 +323,7 @@ class IndexStore(WindowStore):
         self.stats.builds += 1
         line = "JIT: built index for window %d (%s haplotypes, %d ms)"
         logger.info(line, window, f"{index.n_haplotypes:,}", round(seconds * 1000))
+        self._tell(window, seconds, built=True)
         return index
 
     @contextmanager
@@ -393,6 +403,9 @@ def build_index(
         embedder: the embedding, needed for kind ``embedding``.
         force: build the selected windows again, and replace what belongs to another panel.
         progress: called as ``progress(task, done, total)``.
+
+    Returns:
+        How many windows were built and reused, and the bytes of their files.
 
     Raises:
         UsageError, InputError, MismatchError, OutputError: see :meth:`IndexStore.open`.

@@ -18,6 +18,7 @@ from snvrag.dosage import estimated_quality
 from snvrag.errors import InputError, MismatchError, UsageError
 from snvrag.imputed_file import check_imputed_output, index_paths, new_imputed_file
 from snvrag.provenance import Progress
+from snvrag.vcf import count_records
 from snvrag.vcf.batches import Batch, BatchRecords, join_records, open_batch
 from snvrag.vcf.writer import HDS_HEADER, IndexedFile
 
@@ -57,7 +58,10 @@ def merge(
         output: file to write, of the batches' kind, with its index.
         hds: also write FORMAT/HDS.
         force: replace ``output``.
-        progress: called as ``progress("merging", sites, 0)``.
+        progress: called as ``progress("merging", sites, total)``; a total of 0 is unknown.
+
+    Returns:
+        Numbers of batches, samples and sites written.
 
     Raises:
         UsageError: no batch, a wrong output name, or output over an input.
@@ -76,6 +80,7 @@ def merge(
         opened = [stack.enter_context(contextlib.closing(open_batch(path))) for path in batches]
         _check_headers(opened, output)
         first = opened[0]
+        expected = count_records(first.path)
         samples = [name for batch in opened for name in batch.samples]
         lines = [*first.meta, *([HDS_HEADER] if hds else [])]
         step = max(1, min(_BLOCK_SITES, _BLOCK_CALLS // (2 * len(samples))))
@@ -92,7 +97,7 @@ def merge(
                 _add(file, found[0], join_records(found, quality, hds=hds, bcf=bcf))
                 n_sites += len(found[0])
                 if progress:
-                    progress("merging", n_sites, 0)
+                    progress("merging", n_sites, expected)
     return MergeReport(
         output=output,
         index=index_paths(output)[0],

@@ -9,6 +9,9 @@ from typing import Protocol
 class TrainingObserver(Protocol):
     """What :func:`train` reports to while it works."""
 
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        """Of work outside the epochs' batches; a total of 0 is unknown."""
+
     def on_start(self, block: Mapping[str, object]) -> None:
         """The facts of the run, once, before the first step."""
 
@@ -24,6 +27,9 @@ class TrainingObserver(Protocol):
 
 class SilentObserver:
     """The observer that shows nothing."""
+
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        """Ignore."""
 
     def on_start(self, block: Mapping[str, object]) -> None:
         """Ignore."""

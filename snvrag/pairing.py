@@ -36,8 +36,8 @@ class PairedBlock:
     """int8 [m, n]: best guess; negative is missing."""
     ploidy: NDArray[np.int8]
     """int8 [m, n], 1 or 2."""
-    quality: NDArray[np.float64]
-    """float64 [m]: INFO/CR2, DR2 or R2; NaN where there is none."""
+    qualities: NDArray[np.float64]
+    """float64 [m, fields]: INFO by ``QUALITY_FIELDS``; NaN where there is none."""
     probability: NDArray[np.float32] | None
     """float32 [m, n, 3]: of 0, 1 and 2 ALT alleles; None where a record has none."""
     probability_sources: frozenset[str]
@@ -134,7 +134,7 @@ def _block(pairs: Sequence[_Pair]) -> PairedBlock:
         dosage=np.array([r.dosage for r in records]),
         guess=np.array([r.genotype for r in records]),
         ploidy=np.array([pair.ploidy for pair in pairs]),
-        quality=np.array([r.quality for r in records], dtype=np.float64),
+        qualities=np.array([r.qualities for r in records], dtype=np.float64),
         probability=np.array(probability) if complete else None,
         probability_sources=frozenset(r.probability_source for r in records),
     )

@@ -22,6 +22,7 @@ from snvrag.errors import InputError, OutputError
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(task, done, total)``; a total of 0 is unknown."""
+_HASH_BYTES = 4 << 20
 MAX_JSON_BYTES = 64 * 2**20
 _MAX_JSON_VALUES = 4_000_000
 MAX_LIST_BYTES = 256 * 2**20
@@ -42,10 +43,17 @@ def provenance(
     }
 
 
-def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in blocks."""
+def sha256_file(path: Path, progress: Progress | None = None) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks; ``progress`` is told of them in MB."""
+    task, total, done = f"hashing {path.name}", path.stat().st_size // 10**6, 0
+    digest = hashlib.sha256()
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        while block := handle.read(_HASH_BYTES):
+            if progress:
+                progress(task, done // 10**6, total)
+            digest.update(block)
+            done += len(block)
+    return digest.hexdigest()
 
 
 def digest_json(data: object) -> str:
@@ -224,17 +232,49 @@ def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     Raises:
         InputError: the file is absent, larger than ``max_bytes``, not JSON or not an object.
     """
+    return _json_object(_text(path, max_bytes), str(path))
+
+
+def read_json_lines(path: Path, *, damaged_ok: bool = False) -> list[dict[str, Any]]:
+    """Read a file of one JSON object per line; empty lines are passed over.
+
+    Args:
+        path: the file.
+        damaged_ok: pass over lines that are none, as a killed process may leave behind.
+
+    Raises:
+        InputError: the file is absent, larger than 64 MiB, no text, or a line is no JSON object.
+    """
+    found = []
+    for number, line in enumerate(_text(path, MAX_JSON_BYTES).splitlines(), start=1):
+        if line.strip():
+            try:
+                found.append(_json_object(line, f"{path}: line {number}"))
+            except InputError:
+                if not damaged_ok:
+                    raise
+    return found
+
+
+def _text(path: Path, max_bytes: int) -> str:
     try:
         check_regular(path)
         text = read_bytes(path, max_bytes)
         # A list or table that is empty takes 20 times its text.
         if sum(map(text.count, (b"[", b"{", b","))) > _MAX_JSON_VALUES:
             raise InputError(f"{path}: holds more values than expected of it")
-        data = json.loads(text.decode("utf-8"))
+        return text.decode("utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not valid JSON ({error})") from error
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: is not valid JSON ({error})") from error
     if not isinstance(data, dict):
-        raise InputError(f"{path}: holds {type(data).__name__}, not a JSON object")
+        raise InputError(f"{where}: holds {type(data).__name__}, not a JSON object")
     return data

@@ -32,6 +32,7 @@ from snvrag.provenance import (
     read_json,
     write_json,
 )
+from snvrag.run_history import EVENTS
 from snvrag.trained_run import (
     CONFIG,
     RUN_FORMAT,
@@ -51,7 +52,7 @@ DEFAULT_RUN_NAME = "snvrag-run"
 TRAIN_LOG = "train.log"
 CURVES = "metrics.png"
 TENSORBOARD = "logs"
-_OWN_FILES = (CONFIG, WEIGHTS, "metrics.csv", "metrics.jsonl", CURVES, TRAIN_LOG)
+_OWN_FILES = (CONFIG, WEIGHTS, "metrics.csv", "metrics.jsonl", CURVES, TRAIN_LOG, EVENTS)
 
 
 def next_run_folder(parent: Path) -> Path:

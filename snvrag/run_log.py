@@ -81,6 +81,10 @@ class RunLog:
         """One line with time and level."""
         self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {level} {text}\n")
 
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        """Pass it on: it is of the moment."""
+        self.observer.on_progress(task, done, total)
+
     def on_start(self, block: Mapping[str, object]) -> None:
         """Write the facts of the run."""
         for line in start_lines(block):

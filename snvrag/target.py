@@ -168,7 +168,7 @@ def _read_blocks(
     size = max(1, min(_BLOCK_SITES, _BLOCK_CALLS // len(reader.samples)))
     for block in reader.blocks(size):
         if progress:
-            progress("reading", reader.records, 0)
+            progress("reading", reader.records, reader.expected)
         rows = [i for i, position in enumerate(block.pos) if position in positions]
         kept += [len(columns["pos"]) + i for i in rows]
         genotypes.append(block.genotypes[rows])

@@ -180,7 +180,7 @@ class Trainer:
 
         def settings() -> str:
             nonlocal fit
-            fit = fit_copying(self.batches)
+            fit = fit_copying(self.batches, self.observer.on_progress)
             return json.dumps([fit.bank, fit.low, fit.high])
 
         bank, low, high = json.loads(self.ranks.once(settings))
@@ -398,7 +398,9 @@ class Trainer:
             train.validation_items,
         )
         # Batches of validation stand alone, so whole ones are dealt out.
-        for item in plans[self.ranks.rank :: self.ranks.world_size]:
+        own = plans[self.ranks.rank :: self.ranks.world_size]
+        for number, item in enumerate(own):
+            self.observer.on_progress("validating", number, len(own))
             for part in self.batches.batch(item, None).parts(4 * self.max_rows):
                 with self._autocast():
                     logits = self._forward(part)

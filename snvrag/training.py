@@ -18,12 +18,14 @@ from snvrag.genetic_map import GeneticMap
 from snvrag.index_store import IndexStore, default_index_dir
 from snvrag.observer import TrainingObserver, TrainReport
 from snvrag.panel import Panel
+from snvrag.run_events import EventLog
 from snvrag.run_folder import (
     TRAIN_LOG,
     choose_run_folder,
     occupied_run_folder,
     tensorboard_writer,
 )
+from snvrag.run_history import EVENTS
 from snvrag.run_log import RunLog
 from snvrag.trainer import Trainer
 from snvrag.windows import WindowPlan
@@ -74,6 +76,9 @@ def train(
         log_every: batches between two status lines in ``output/train.log``.
         observer: told of progress.
 
+    Returns:
+        The best epoch with its metrics, and where the run lies.
+
     Raises:
         UsageError, InputError, OutputError, MismatchError: wrong options, input or folders.
         WorkError: the loss became infinite or not a number, or another process was lost.
@@ -117,5 +122,7 @@ def train(
         told = observer
         if ranks.is_main:
             told = stack.enter_context(RunLog(folder / TRAIN_LOG, observer, log_every))
-        trainer.start(told, torch_threads, max_memory, resume=resume, tensorboard=writer)
+        events = stack.enter_context(EventLog(folder / EVENTS, reference, plan, told))
+        store.on_touch = events.on_touch
+        trainer.start(events, torch_threads, max_memory, resume=resume, tensorboard=writer)
         return trainer.run()

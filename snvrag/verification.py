@@ -90,6 +90,9 @@ def verify(
             fails.
         progress: called as ``progress(task, done, total)``.
 
+    Returns:
+        Every check with its outcome; ``ok`` is whether all passed.
+
     Raises:
         InputError: the folder does not exist or holds neither manifest nor indexes, or the panel
             cannot be read.
@@ -99,10 +102,10 @@ def verify(
     report.add("version", True, f"snvrag {__version__}")
     manifest = _check_manifest(report, sorted(files))
     if manifest is None:
-        report.advice.append(_command(_panel_of(index_dir, panel), index_dir, "--force"))
+        report.advice.append(_command(panel_of(index_dir, panel), index_dir, "--force"))
         return report
     _check_files(report, manifest, files, allow_partial, progress)
-    found = _panel_of(index_dir, panel)
+    found = panel_of(index_dir, panel)
     _check_panel(report, manifest, found, panel is not None, deep, progress)
     _add_machine(report)
     _advise(report, found)
@@ -219,7 +222,8 @@ def _check_shape(data: bytes, path: Path, manifest: Manifest) -> None:
         )
 
 
-def _panel_of(index_dir: Path, panel: Path | None) -> Path | None:
+def panel_of(index_dir: Path, panel: Path | None) -> Path | None:
+    """The panel that an index folder belongs to: the one named, or the one it lies beside."""
     if panel is not None:
         return panel
     folder = index_dir if index_dir.suffix == ".index" else index_dir.resolve()

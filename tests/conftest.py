@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,10 @@ from snvrag.panel import Panel
 
 # Networks this small are faster on one thread, far more so on a machine with other work.
 torch.set_num_threads(1)
+
+# Tests interrupt processes of their own. A shell lets its background jobs ignore the signal, and
+# what is ignored stays so in their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEV = Path(__file__).resolve().parents[2] / "shared" / "data" / "chr20" / "dev"
 

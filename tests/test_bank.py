@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import mosaic, write_vcf
 
-from snvrag.bank import GRID, fit_copying
+from snvrag.bank import FITTING, GRID, fit_copying
 from snvrag.config import run_config
 from snvrag.conversion import convert
 from snvrag.copying import EVIDENCE_BANK
@@ -39,8 +39,12 @@ def fit(path, folder, monkeypatch, **settings):
     """The fit of a run, which ends before its first step."""
     found = []
 
-    def catch(batches):
-        found.append(fit_copying(batches))
+    def catch(batches, progress):
+        told = []
+        found.append(fit_copying(batches, lambda *what: told.append(what)))
+        # How far it is, in predictions, never backwards.
+        assert {task for task, _, _ in told} == {FITTING}
+        assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
         return found[0]
 
     monkeypatch.setattr("snvrag.trainer.fit_copying", catch)

@@ -388,7 +388,7 @@ def test_the_command_shows_calibration_and_quality(small, capsys):
     words = ["evaluate", str(imputed), str(small / "truth.vcf"), "-r", str(small / "panel.h5")]
     assert run_command(words) == 0
     out = capsys.readouterr().out
-    assert "INFO/CR2, DR2 or R2 against true r²: correlation -" in out
+    assert "INFO/CR2, DR2 or R2 against true r²:\ncorrelation -" in out
     assert "genotype probabilities (GP) 0." in out
     assert run_command([*words, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)

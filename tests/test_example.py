@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import mosaic, write_panel_and_truth
 
 from snvrag.conversion import convert
 from snvrag.errors import OutputError
@@ -134,3 +135,42 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
     with pytest.raises(OutputError, match="taken") as caught:
         prepare_example(tmp_path / "taken")
     assert "a folder you can write to" in caught.value.hint
+
+
+def test_the_python_example_runs_every_step(tmp_path):
+    """With files of its own, as a reader would call it; the bundled ones are larger."""
+    write_panel_and_truth(tmp_path, mosaic(46, 600, founders=8, switch_rate=0.002), 40)
+    lines = (tmp_path / "truth.vcf").read_text().splitlines(keepends=True)
+    head = [x for x in lines if x.startswith("#")]
+    (tmp_path / "target.vcf").write_text("".join([*head, *lines[len(head) :: 10]]))
+    (tmp_path / "map").write_text("20 . 0 1\n20 . 0.06 60000\n")
+    given = {"panel": "panel.vcf", "target": "target.vcf", "truth": "truth.vcf", "map": "map"}
+    options = [word for name, file in given.items() for word in (f"--{name}", tmp_path / file)]
+    script = ROOT / "examples" / "python_api.py"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "out", "--epochs", "1", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout
+    assert re.search(r"600 sites of 40 haplotypes", shown)
+    assert re.search(r"haplotype 1 of S0: S\d+ \(\d+\)", shown)
+    assert "S0 (" not in shown  # nobody finds their own haplotypes
+    scores = re.findall(r"aggregate r² (0\.\d+)", shown)
+    assert len(scores) == 2
+    assert all(float(r2) > 0.8 for r2 in scores)
+    assert not list(tmp_path.rglob("*.work"))
+
+
+def test_the_python_example_names_a_missing_file_without_traceback(tmp_path):
+    script = ROOT / "examples" / "python_api.py"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "out", "--panel", tmp_path / "none.vcf"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.match(r"error: .*none\.vcf: .*\nhint: ", done.stderr)

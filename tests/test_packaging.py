@@ -1,4 +1,5 @@
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ def test_public_api():
         "evaluate",
         "impute",
         "merge",
+        "report",
         "train",
         "verify",
         "__version__",
@@ -56,6 +58,21 @@ def test_every_module_imports(path):
 def test_the_version_has_one_source():
     assert "version" in PROJECT["dynamic"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", snvrag.__version__)
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited.group(1) == snvrag.__version__
+
+
+@pytest.mark.parametrize("name", sorted(set(snvrag.__all__) - {"__version__"}))
+def test_public_docstrings_tell_arguments_result_and_errors(name):
+    thing = getattr(snvrag, name)
+    assert inspect.getdoc(thing)
+    if not inspect.isfunction(thing):
+        return
+    text = inspect.getdoc(thing)
+    sections = re.split(r"^(Args|Returns|Raises):$", text, flags=re.MULTILINE)
+    assert sections[1::2] == ["Args", "Returns", "Raises"]
+    described = set(re.findall(r"^ {4}(\w+): ", sections[2], flags=re.MULTILINE))
+    assert described == set(inspect.signature(thing).parameters)
 
 
 def test_every_dependency_has_a_tested_version():

@@ -42,7 +42,7 @@ def toml(mosaic_panel, tmp_path, monkeypatch):
         ('log_every = "5"', "log_every is '5', where a whole number is needed"),
         ("tensorboard = 1", "tensorboard is 1, where true or false is needed"),
         ("max_memory = 4", "max_memory is 4, where a text is needed"),
-        ("threads = 0", "--threads 0: must lie between 1"),
+        ("threads = 0", "--threads 0: must be at least 1"),
         ('max_memory = "lots"', "--max-memory lots"),
         ('device = "tpu"', "--device tpu"),
         ("resume = true", "unknown setting 'resume'"),

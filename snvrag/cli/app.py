@@ -3,8 +3,10 @@
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Sequence
@@ -12,12 +14,15 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from snvrag import __version__
 from snvrag.cli import commands
 from snvrag.cli.evaluate import evaluate
+from snvrag.cli.examples import BEGIN, EXIT_CODES, epilog
 from snvrag.cli.impute import impute
 from snvrag.cli.merge import merge
+from snvrag.cli.report import report
 from snvrag.cli.train import train
 from snvrag.errors import RankError, SnvragError
 
@@ -25,21 +30,48 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 _PATIENCE_SECONDS = 10.0
 _AGAIN_SECONDS = 0.05
 
+
+def _untyped_flags(parameters: list[Any]) -> list[Any]:
+    """Parameters, of which flags show no type in help: Typer would write <bool>."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False) or getattr(parameter, "count", False):
+            parameter.metavar = ""
+    return parameters
+
+
+class _Command(TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _untyped_flags(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _untyped_flags(super().get_params(ctx))
+
+
 app = typer.Typer(
     name="snvrag",
     help="Retrieval-augmented genotype imputation.",
-    add_completion=False,
+    epilog=f"{EXIT_CODES}\n\n{BEGIN}",
+    cls=_Group,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("convert")(commands.convert)
-app.command("windows")(commands.windows)
-app.command("build-index")(commands.build_index)
-app.command("train")(train)
-app.command("verify")(commands.verify)
-app.command("impute")(impute)
-app.command("merge")(merge)
-app.command("evaluate")(evaluate)
+
+
+# In the order of work.
+for _name, _function in (
+    ("convert", commands.convert),
+    ("windows", commands.windows),
+    ("build-index", commands.build_index),
+    ("train", train),
+    ("verify", commands.verify),
+    ("impute", impute),
+    ("merge", merge),
+    ("evaluate", evaluate),
+    ("report", report),
+):
+    app.command(_name, cls=_Command, epilog=epilog(_name))(_function)
 
 # Typer carries its own copy of click; its public classes lead to the base of all usage errors.
 _CommandLineError: Any = next(
@@ -59,7 +91,10 @@ def root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version.", callback=_print_version, is_eager=True
+            "--version",
+            help="Print the version.",
+            callback=_print_version,
+            is_eager=True,
         ),
     ] = False,
 ) -> None:
@@ -153,9 +188,21 @@ def _close_log() -> None:
 
 
 def _say(text: str, hint: str | None = None) -> None:
-    print(text, file=sys.stderr)
-    if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+    """Tell on stderr; on a terminal in colour, and with lines broken between words."""
+    lines = [text, *([f"hint: {hint}"] if hint else [])]
+    if sys.stderr.isatty():
+        # A hint may hold a command to be copied, which stays in one line.
+        width = shutil.get_terminal_size().columns
+        lines[0] = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+        if not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb":
+            for word, code in (("error:", "1;31"), ("hint:", "1;36")):
+                lines = [
+                    line.replace(word, f"\x1b[{code}m{word}\x1b[0m", 1)
+                    if line.startswith(word)
+                    else line
+                    for line in lines
+                ]
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _first_line(error: Any) -> str:

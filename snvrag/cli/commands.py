@@ -1,5 +1,6 @@
 """The commands: parse, call the library, present. What they do, the Python API can do."""
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,8 +16,10 @@ from snvrag.cli.options import (
     SamplesFile,
     Seed,
     WindowSize,
+    choices,
     parse_region_options,
     parse_sample_options,
+    quoted,
     with_common,
 )
 from snvrag.config import WindowConfig
@@ -45,6 +48,7 @@ def convert(
         typer.Option(
             "--region",
             "-r",
+            metavar="REGION",
             help="chr, chr:pos, chr:beg-end; comma list.",
             rich_help_panel=SELECTION,
         ),
@@ -95,11 +99,12 @@ def convert(
     common: Common,
 ) -> None:
     """Convert a phased reference panel (VCF/BCF) to HDF5, with its frequency table."""
-    from snvrag.cli.output import Terminal
-    from snvrag.conversion import convert as library_convert
+    from snvrag.cli.output import Terminal, duration
 
     terminal = Terminal(common)
-    with terminal.progress() as progress:
+    with terminal.progress(unit="records") as progress:
+        from snvrag.conversion import convert as library_convert
+
         report = library_convert(
             source,
             output,
@@ -123,17 +128,16 @@ def convert(
         "chromosomes": ", ".join(report.chromosomes),
         "monomorphic, kept": report.monomorphic,
         **{f"skipped: {why}": n for why, n in report.skipped.items()},
-        "size": f"{report.bytes / 1e6:,.2f} MB",
-        "time": f"{report.seconds:.1f} s",
+        "time": duration(report.seconds),
     }
-    terminal.summary(f"wrote {output}", facts, f"snvrag train {output}")
+    terminal.summary("convert", [output], facts, f"snvrag train {quoted(output)}")
 
 
 @with_common
 def windows(
     *,
     panel: Annotated[
-        Path | None, typer.Argument(metavar="[PANEL.h5]", help="Panel whose sites are cut.")
+        Path | None, typer.Argument(metavar="PANEL.h5", help="Panel whose sites are cut.")
     ] = None,
     total_snps: Annotated[
         int | None,
@@ -154,10 +158,6 @@ def windows(
     if common.json:
         terminal.json(plan.as_json())
         return
-    terminal.note(
-        f"{plan.total_snps:,} SNPs, window size {plan.config.window_size} "
-        f"(MAX_SEQ_LEN {plan.config.max_seq_len}): {plan.num_windows:,} windows"
-    )
     names = list(dict.fromkeys(w.chrom for w in plan.windows))
     if len(names) > 1:
         per_chromosome = [[str(c), sum(w.chrom == c for w in plan.windows)] for c in names]
@@ -173,6 +173,13 @@ def windows(
     if panel is None:
         columns, rows = columns[:1] + columns[2:], [row[:1] + row[2:] for row in rows]
     terminal.table(columns, rows)
+    facts = {
+        "windows": plan.num_windows,
+        "SNPs": plan.total_snps,
+        "window size": f"{plan.config.window_size:,} (MAX_SEQ_LEN {plan.config.max_seq_len:,})",
+    }
+    following = None if panel is None else f"snvrag train {quoted(panel)}"
+    terminal.summary("windows", [], facts, following)
 
 
 def _plan(panel: Path | None, total_snps: int | None, config: WindowConfig) -> "WindowPlan":
@@ -205,21 +212,29 @@ def build_index(
     panel: Annotated[Path, typer.Argument(metavar="PANEL.h5", help="Panel to index.")],
     index_dir: Annotated[
         Path | None,
-        typer.Argument(metavar="[INDEX_DIR]", help="Index folder; default PANEL.h5.index/."),
+        typer.Argument(metavar="INDEX_DIR", help="Index folder; default PANEL.h5.index/."),
     ] = None,
     selection: Annotated[
-        str | None, typer.Option("--windows", help="Only these windows, such as 0-9,20.")
+        str | None,
+        typer.Option("--windows", metavar="LIST", help="Only these windows, such as 0-9,20."),
     ] = None,
     window_size: WindowSize = None,
     max_seq_len: MaxSeqLen = None,
     kind: Annotated[
-        str, typer.Option("--kind", help="binary (default), or embedding: the float oracle.")
+        str,
+        typer.Option(
+            "--kind",
+            metavar="KIND",
+            help="binary, or embedding: the float oracle.",
+            autocompletion=choices("binary", "embedding"),
+        ),
     ] = "binary",
     model: Annotated[
         Path | None,
         typer.Option(
             "--model",
             "-m",
+            metavar="RUN",
             help="Run whose embedding --kind embedding takes; without, an untrained one.",
         ),
     ] = None,
@@ -227,18 +242,19 @@ def build_index(
     common: Common,
 ) -> None:
     """Build haplotype indexes ahead of time; training builds what is missing anyway."""
+    from snvrag.cli.output import Terminal, duration
+
     config = _window_config(window_size, max_seq_len)
     embedder = None
-    if kind == "embedding":
-        # Before FAISS: on a CUDA machine, torch must be imported first.
-        from snvrag.run_folder import load_embedder
-
-        embedder = load_embedder(model, config, seed)
-    from snvrag.cli.output import Terminal
-    from snvrag.index_store import build_index as library_build_index
-
     terminal = Terminal(common, hide=[_STORE_LOGGER])
-    with terminal.progress() as progress:
+    with terminal.progress(unit="windows") as progress:
+        if kind == "embedding":
+            # Before FAISS: on a CUDA machine, torch must be imported first.
+            from snvrag.run_folder import load_embedder
+
+            embedder = load_embedder(model, config, seed)
+        from snvrag.index_store import build_index as library_build_index
+
         report = library_build_index(
             panel,
             index_dir,
@@ -253,13 +269,12 @@ def build_index(
         terminal.json(asdict(report))
         return
     facts = {
-        "windows built": report.built,
+        "windows built": f"{report.built:,} of {report.num_windows:,}",
         "reused": report.reused,
-        "of": report.num_windows,
-        "size": f"{report.bytes / 1e6:,.2f} MB",
-        "time": f"{report.seconds:.2f} s",
+        "time": duration(report.seconds),
     }
-    terminal.summary(f"wrote {report.folder}/", facts, f"snvrag verify {report.folder}/")
+    following = f"snvrag verify {quoted(report.folder)}"
+    terminal.summary("build-index", [report.folder], facts, following)
 
 
 @with_common
@@ -278,11 +293,14 @@ def verify(
     common: Common,
 ) -> None:
     """Check an index folder: MAX_SEQ_LEN, index counts, digests. Exit 1 if a check fails."""
-    from snvrag.cli.output import Terminal
-    from snvrag.verification import verify as library_verify
+    from snvrag.cli.output import Terminal, duration
 
     terminal = Terminal(common)
-    with terminal.progress() as progress:
+    began = time.perf_counter()
+    with terminal.progress(unit="windows") as progress:
+        from snvrag.verification import panel_of
+        from snvrag.verification import verify as library_verify
+
         report = library_verify(
             index_dir, panel=panel, deep=deep, allow_partial=allow_partial, progress=progress
         )
@@ -291,7 +309,12 @@ def verify(
     else:
         rows = [["pass" if c.ok else "FAIL", c.name, c.detail] for c in report.checks]
         terminal.table(["", "check", "detail"], rows)
-        for line in report.advice:
-            terminal.note(line)
+        facts = {
+            "checks passed": f"{sum(c.ok for c in report.checks)} of {len(report.checks)}",
+            "time": duration(time.perf_counter() - began),
+        }
+        of = panel_of(index_dir, panel)
+        training = f"snvrag train {quoted(of)}" if report.ok and of else None
+        terminal.summary("verify", [], facts, next(iter(report.advice), training))
     if not report.ok:
         raise typer.Exit(1)

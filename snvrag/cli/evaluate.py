@@ -1,19 +1,20 @@
 """The command ``evaluate``."""
 
+import shlex
+import time
+from itertools import combinations
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snvrag.cli.options import Common, ReferencePanel, with_common
+from snvrag.cli.options import Common, ReferencePanel, quoted, with_common
 from snvrag.errors import UsageError
 
 if TYPE_CHECKING:
     from snvrag.cli.output import Terminal
     from snvrag.evaluation import Evaluation
-
-_QUIET_SECONDS = 2.0
 
 
 @with_common
@@ -36,6 +37,10 @@ def evaluate(
         list[str] | None,
         typer.Option("--label", help="Name of each imputed file, in order; repeat."),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="JSON of all figures, for snvrag report."),
+    ] = None,
     per_site: Annotated[
         Path | None, typer.Option("--per-site", help="TSV of figures per site.")
     ] = None,
@@ -46,19 +51,21 @@ def evaluate(
     common: Common,
 ) -> None:
     """Accuracy of imputed files by minor-allele frequency, per site and per sample."""
-    from snvrag.cli.output import Terminal
+    from snvrag.cli.output import Terminal, duration
     from snvrag.evaluation import evaluate as library_evaluate
 
     *imputed, truth = files
     names = _labels(imputed, label)
-    _check_files([*files, panel, *([observed] if observed else [])], per_site, plot, common.force)
+    outputs = {"--output": output, "--per-site": per_site, "--plot": plot}
+    _check_files([*files, panel, *([observed] if observed else [])], outputs, common.force)
     terminal = Terminal(common)
-    with terminal.progress(unit="records", delay=_QUIET_SECONDS) as progress:
+    began = time.perf_counter()
+    with terminal.progress(unit="records") as progress:
         found = [
             library_evaluate(path, truth, panel, observed=observed, label=name, progress=progress)
             for path, name in zip(imputed, names, strict=True)
         ]
-    _write_files(found, per_site, plot)
+    _write_files(found, output, per_site, plot)
     if common.json:
         whole: dict[str, Any] = found[0].as_json()
         if len(found) > 1:
@@ -67,6 +74,19 @@ def evaluate(
         return
     for evaluation in found:
         _present(terminal, evaluation)
+    facts = {
+        "samples": found[0].n_samples,
+        "masked sites": found[0].all.n_sites,
+        "time": duration(time.perf_counter() - began),
+    }
+    written = [path for path in outputs.values() if path]
+    if output:
+        following = f"snvrag report {quoted(output)} -o report.html"
+    else:
+        more = ["--observed", str(observed)] if observed else []
+        again = ["snvrag", "evaluate", *map(str, files), "-r", str(panel), *more]
+        following = shlex.join([*again, "-o", "evaluation.json"])
+    terminal.summary("evaluate", written, facts, following)
 
 
 def _labels(imputed: list[Path], label: list[str] | None) -> list[str]:
@@ -83,33 +103,38 @@ def _labels(imputed: list[Path], label: list[str] | None) -> list[str]:
     return label or [path.name for path in imputed]
 
 
-def _check_files(inputs: list[Path], per_site: Path | None, plot: Path | None, force: bool) -> None:
+def _check_files(inputs: list[Path], outputs: dict[str, Path | None], force: bool) -> None:
     """Everything cheap first: inputs that are not there, outputs that could not be written."""
     from snvrag.errors import InputError
     from snvrag.plots import require_matplotlib
     from snvrag.provenance import check_output_file
 
-    for option, path in (("--per-site", per_site), ("--plot", plot)):
-        if path is None:
-            continue
+    named = {option: path for option, path in outputs.items() if path is not None}
+    for option, path in named.items():
         # Even --force must not replace what is being read.
         if path.exists() and any(p.exists() and path.samefile(p) for p in inputs):
             raise UsageError(f"{option} {path}: is one of the inputs", "choose another name")
         check_output_file(path, force=force)
-    if per_site is not None and per_site == plot:
-        raise UsageError("--per-site and --plot name one file", "choose two names")
-    if plot is not None:
+    for one, other in combinations(named, 2):
+        if named[one] == named[other]:
+            raise UsageError(f"{one} and {other} name one file", "choose two names")
+    if "--plot" in named:
         require_matplotlib()
     for path in inputs:
         if not path.exists():
             raise InputError(f"{path}: no such file", "check the path of the file")
 
 
-def _write_files(found: "list[Evaluation]", per_site: Path | None, plot: Path | None) -> None:
+def _write_files(
+    found: "list[Evaluation]", output: Path | None, per_site: Path | None, plot: Path | None
+) -> None:
     from snvrag.evaluation import write_tables
+    from snvrag.evaluation_file import write_evaluations
     from snvrag.plots import plot_accuracy
     from snvrag.provenance import atomic_file
 
+    if output is not None:
+        write_evaluations(found, output)
     if per_site is not None:
         with atomic_file(per_site) as temporary:
             write_tables(found, temporary)
@@ -124,9 +149,10 @@ def _present(terminal: "Terminal", evaluation: "Evaluation") -> None:
         name = "all, 0 too" if b is evaluation.all else f"{b.low:g}–{b.high:g}"
         figures = (b.aggregate_r2, b.mean_site_r2, b.nonref_concordance, b.nonmajor_concordance)
         rows.append([name, f"{b.n_sites:,}", *(_figure(x) for x in figures)])
-    columns = ["panel MAF", "sites", "aggregate r²", "site r²", "non-ref conc.", "non-major conc."]
+    columns = ["panel MAF", "sites", "aggregate r²", "site r²", "non-ref", "non-major"]
     title = f"{evaluation.label}: {evaluation.n_samples} samples, masked sites"
     terminal.table(columns, rows, title)
+    terminal.result("non-ref, non-major: concordance but for pairs both hom-ref, or both hom-major")
     _present_quality(terminal, evaluation)
     _present_calibration(terminal, evaluation)
 
@@ -142,25 +168,25 @@ def _present_quality(terminal: "Terminal", evaluation: "Evaluation") -> None:
         [f"{b.low:g}–{b.high:g}", b.n_sites, _figure(b.mean_quality), _figure(b.mean_site_r2)]
         for b in occupied(quality.bins)
     ]
-    title = (
-        f"INFO/CR2, DR2 or R2 against true r²: correlation {_figure(quality.correlation)}, "
-        f"mean difference {quality.mean_difference:+.4f}, {quality.n_sites:,} sites"
+    terminal.result("INFO/CR2, DR2 or R2 against true r²:")
+    terminal.result(
+        f"correlation {_figure(quality.correlation)}, mean difference "
+        f"{quality.mean_difference:+.4f}, {quality.n_sites:,} sites"
     )
-    terminal.result(title)
     terminal.table(["quality", "sites", "mean", "mean true r²"], rows)
 
 
 def _present_calibration(terminal: "Terminal", evaluation: "Evaluation") -> None:
-    parts = [f"dosage / 2 {_figure(evaluation.calibration.ece)}"]
+    terminal.result(f"expected calibration error: dosage / 2 {_figure(evaluation.calibration.ece)}")
     found = evaluation.gp_calibration
     if found is None:
-        parts.append("genotype probabilities absent (neither GP nor HDS)")
-    else:
-        own = ", ".join(
-            f"{name.replace('_', ' ')} {_figure(c.ece)}" for name, c in found.genotypes.items()
-        )
-        parts.append(f"genotype probabilities ({found.source}) {_figure(found.ece)} ({own})")
-    terminal.result("expected calibration error: " + "; ".join(parts))
+        terminal.result("genotype probabilities absent (neither GP nor HDS)")
+        return
+    own = ", ".join(
+        f"{name.replace('_', ' ')} {_figure(c.ece)}" for name, c in found.genotypes.items()
+    )
+    terminal.result(f"genotype probabilities ({found.source}) {_figure(found.ece)}")
+    terminal.result(f"  {own}")
 
 
 def _figure(value: float) -> str:

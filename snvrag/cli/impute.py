@@ -19,6 +19,7 @@ from snvrag.cli.options import (
     parse_memory,
     parse_region_options,
     parse_sample_options,
+    quoted,
     with_common,
 )
 from snvrag.config import DEFAULT_MIN_OVERLAP
@@ -49,13 +50,19 @@ def impute(
     ] = None,
     index_dir: Annotated[
         Path | None,
-        typer.Option("--index-dir", "-i", help="Index folder for -m; default PANEL.h5.index/."),
+        typer.Option(
+            "--index-dir",
+            "-i",
+            metavar="FOLDER",
+            help="Index folder for -m; default PANEL.h5.index/.",
+        ),
     ] = None,
     genetic_map: GeneticMapFile = None,
     region: Annotated[
         str | None,
         typer.Option(
             "--region",
+            metavar="REGION",
             help="Write these panel sites only: chr:beg-end, comma list.",
             rich_help_panel=SELECTION,
         ),
@@ -95,6 +102,7 @@ def impute(
         Path | None,
         typer.Option(
             "--work-dir",
+            metavar="FOLDER",
             help="Folder for finished parts; default OUTPUT.work.",
             rich_help_panel=OUTPUT,
         ),
@@ -114,13 +122,13 @@ def impute(
     common: Common,
 ) -> None:
     """Impute a phased target against a panel; works without any training."""
-    from snvrag.cli.output import Terminal
+    from snvrag.cli.output import Terminal, duration
 
     terminal = Terminal(common)
-    # After the log is set up: compiling the kernels may have something to say.
-    from snvrag.imputation import impute as library_impute
-
     with terminal.progress(_SHARES, "sites") as progress:
+        # After the log is set up: compiling the kernels may have something to say.
+        from snvrag.imputation import impute as library_impute
+
         report = library_impute(
             target,
             panel,
@@ -152,7 +160,8 @@ def impute(
         **{f"left out: {why}": n for why, n in report.excluded.items()},
         "chunks": f"{report.chunks} ({report.reused} from an earlier run)",
         "memory": f"about {report.estimated_memory / 2**20:,.0f} MB",
-        "time": f"{report.seconds:.1f} s",
+        "time": duration(report.seconds),
     }
-    following = f"bcftools view -H {output} | head" if report.n_sites else None
-    terminal.summary(f"wrote {output} and {report.index.name}", facts, following)
+    written = [output, report.index, *([excluded] if excluded else [])]
+    following = f"bcftools view -H {quoted(output)} | head" if report.n_sites else None
+    terminal.summary("impute", written, facts, following)

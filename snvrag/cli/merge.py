@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from snvrag.cli.options import Common, with_common
+from snvrag.cli.options import Common, quoted, with_common
 
 
 @with_common
@@ -24,12 +24,12 @@ def merge(
     common: Common,
 ) -> None:
     """Join imputed batches of samples; AF, DR2 and CR2 are of all samples together."""
-    from snvrag.cli.output import Terminal
+    from snvrag.cli.output import Terminal, duration
 
     terminal = Terminal(common)
-    from snvrag.merging import merge as library_merge
-
     with terminal.progress(unit="sites") as progress:
+        from snvrag.merging import merge as library_merge
+
         report = library_merge(batches, output, hds=hds, force=common.force, progress=progress)
     if common.json:
         terminal.json(asdict(report))
@@ -38,7 +38,7 @@ def merge(
         "batches": report.n_batches,
         "samples": f"{report.n_samples:,}",
         "sites": f"{report.n_sites:,}",
-        "time": f"{report.seconds:.1f} s",
+        "time": duration(report.seconds),
     }
-    following = f"bcftools view -H {output} | head" if report.n_sites else None
-    terminal.summary(f"wrote {output} and {report.index.name}", facts, following)
+    following = f"bcftools view -H {quoted(output)} | head" if report.n_sites else None
+    terminal.summary("merge", [output, report.index], facts, following)

@@ -2,10 +2,11 @@
 
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -22,6 +23,21 @@ TRAINING = "Training"
 MASKS = "Masks"
 RUNTIME = "Runtime"
 
+
+def choices(*values: str) -> Callable[[str], list[str]]:
+    """What a shell completes an option's value to."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
+
+
+def quoted(path: Path | str) -> str:
+    """A path as a shell takes it, in a command to be pasted."""
+    return shlex.quote(str(path))
+
+
 ReferencePanel = Annotated[
     Path, typer.Option("--reference", "-r", metavar="PANEL.h5", help="Reference panel.")
 ]
@@ -35,8 +51,8 @@ WindowSize = Annotated[
     int | None,
     typer.Option(
         "--window-size",
-        help="SNPs per window; window size + 1 <= max-seq-len. Default 511.",
-        show_default=False,
+        help="SNPs per window; window size + 1 <= max-seq-len.",
+        show_default="511",
         rich_help_panel=WINDOWS,
     ),
 ]
@@ -44,8 +60,8 @@ MaxSeqLen = Annotated[
     int | None,
     typer.Option(
         "--max-seq-len",
-        help="Tokens per row, SOS included; never derived. Default 512.",
-        show_default=False,
+        help="Tokens per row, SOS included; never derived.",
+        show_default="512",
         rich_help_panel=WINDOWS,
     ),
 ]
@@ -54,12 +70,23 @@ Seed = Annotated[
     typer.Option("--seed", help="Seed of all randomness.", rich_help_panel=RUNTIME),
 ]
 Device = Annotated[
-    str, typer.Option("--device", help="auto, cpu or cuda[:N].", rich_help_panel=RUNTIME)
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="auto, cpu or cuda[:N].",
+        rich_help_panel=RUNTIME,
+        autocompletion=choices("auto", "cpu", "cuda"),
+    ),
 ]
 Samples = Annotated[
     str | None,
     typer.Option(
-        "--samples", "-s", help="Comma list; ^ in front excludes.", rich_help_panel=SELECTION
+        "--samples",
+        "-s",
+        metavar="LIST",
+        help="Comma list; ^ in front excludes.",
+        rich_help_panel=SELECTION,
     ),
 ]
 SamplesFile = Annotated[
@@ -67,6 +94,7 @@ SamplesFile = Annotated[
     typer.Option(
         "--samples-file",
         "-S",
+        metavar="FILE",
         help="One ID a line; ^ in front excludes.",
         rich_help_panel=SELECTION,
     ),
@@ -75,6 +103,7 @@ MaxMemory = Annotated[
     str | None,
     typer.Option(
         "--max-memory",
+        metavar="SIZE",
         help="Memory to work with, such as 4G or 800M.",
         rich_help_panel=RUNTIME,
     ),
@@ -92,6 +121,7 @@ class Common:
             "-v",
             count=True,
             help="Say more; -vv adds tracebacks.",
+            show_default=False,
             rich_help_panel=RUNTIME,
         ),
     ] = 0
@@ -117,7 +147,7 @@ class Common:
     ] = False
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="CPU threads.", rich_help_panel=RUNTIME),
+        typer.Option("--threads", min=1, help="CPU threads; default all.", rich_help_panel=RUNTIME),
     ] = None
 
 
@@ -126,6 +156,7 @@ def with_common(command: Callable[..., None]) -> Callable[..., None]:
     shared = {f.name: f for f in fields(Common)}
     signature = inspect.signature(command)
     own = [p for name, p in signature.parameters.items() if name != "common"]
+    _name_values([*own, *shared.values()])
     added = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type
@@ -146,6 +177,17 @@ def with_common(command: Callable[..., None]) -> Callable[..., None]:
     # functools.wraps would lead Typer's inspection back to the undecorated command.
     del wrapper.__wrapped__
     return wrapper
+
+
+def _name_values(parameters: Iterable[inspect.Parameter | Field[Any]]) -> None:
+    """Give options without a metavar one by their type; a flag has none."""
+    for parameter in parameters:
+        annotation = getattr(parameter, "annotation", getattr(parameter, "type", None))
+        kinds = str(get_args(annotation)[0])
+        option = get_args(annotation)[1]
+        if option.metavar is None:
+            names = (("bool", ""), ("Path", "FILE"), ("int", "N"), ("float", "X"), ("str", "TEXT"))
+            option.metavar = next(name for kind, name in names if kind in kinds)
 
 
 def parse_region_options(text: str | None, file: Path | None) -> "list[Region] | None":

@@ -4,13 +4,14 @@
 """
 
 from snvrag.vcf.blocks import NO_SECOND_HAPLOTYPE, GenotypeBlock, SiteCounts, SkippedRecord
-from snvrag.vcf.dosages import DosageReader, DosageRecord
-from snvrag.vcf.files import check_complete
+from snvrag.vcf.dosages import QUALITY_FIELDS, DosageReader, DosageRecord
+from snvrag.vcf.files import check_complete, count_records
 from snvrag.vcf.genotypes import GenotypeReader, SampleSelection
 from snvrag.vcf.site_list import read_sites
 
 __all__ = [
     "NO_SECOND_HAPLOTYPE",
+    "QUALITY_FIELDS",
     "DosageReader",
     "DosageRecord",
     "GenotypeBlock",
@@ -19,5 +20,6 @@ __all__ = [
     "SiteCounts",
     "SkippedRecord",
     "check_complete",
+    "count_records",
     "read_sites",
 ]

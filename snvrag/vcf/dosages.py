@@ -13,6 +13,8 @@ from snvrag.vcf.blocks import NO_SECOND_HAPLOTYPE
 from snvrag.vcf.files import check_complete, contigs_of, how_to_check, open_vcf
 from snvrag.vcf.soundness import alleles_of, encoded_genotypes, sound_records
 
+QUALITY_FIELDS = ("CR2", "DR2", "R2", "INFO")
+"""Scores that promise r² of a record, the best one first."""
 _DIPLOID = 2
 
 
@@ -35,8 +37,13 @@ class DosageRecord:
     """``GP``, ``HDS`` or empty."""
     imputed: bool | None
     """Whether the record says it was imputed; None where the file has no such flag."""
-    quality: float
-    """INFO/CR2, else DR2, R2 or INFO; NaN where there is none."""
+    qualities: tuple[float, ...]
+    """INFO fields by :data:`QUALITY_FIELDS`; NaN where there is none."""
+
+    @property
+    def quality(self) -> float:
+        """INFO/CR2, else DR2, R2 or INFO; NaN where there is none."""
+        return next((value for value in self.qualities if value == value), float("nan"))  # noqa: PLR0124
 
 
 class DosageReader:
@@ -158,7 +165,7 @@ class DosageReader:
             probability=probability,
             probability_source=source,
             imputed=self._flag(record),
-            quality=_quality(record),
+            qualities=_qualities(record),
         )
 
     def _flag(self, record: Any) -> bool | None:
@@ -222,9 +229,7 @@ def _sum_present(values: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(np.nansum(np.asarray(values, dtype=np.float64), axis=1))
 
 
-def _quality(record: Any) -> float:
-    for name in ("CR2", "DR2", "R2", "INFO"):
-        value = record.INFO.get(name)
-        if value is not None:
-            return float(value[0] if isinstance(value, tuple) else value)
-    return float("nan")
+def _qualities(record: Any) -> tuple[float, ...]:
+    values = (record.INFO.get(name) for name in QUALITY_FIELDS)
+    scalars = (value[0] if isinstance(value, tuple) else value for value in values)
+    return tuple(float("nan") if value is None else float(value) for value in scalars)

@@ -1,5 +1,6 @@
 """Opening VCF and BCF files: complete, readable, with known contigs, or one clear error."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,20 @@ def _unreadable(source: Path) -> InputError:
     return InputError(
         f"{source}: is not a readable VCF or BCF file", f"check it with: bcftools view -h {source}"
     )
+
+
+def indexed_records(vcf: Any) -> int:
+    """Records of a file by its index; 0 where there is none, or it does not tell."""
+    try:
+        return int(vcf.num_records)
+    except Exception:  # cyvcf2 raises ValueError, or bare Exception for a damaged index
+        return 0
+
+
+def count_records(source: Path) -> int:
+    """:func:`indexed_records` of a file that is not open."""
+    with contextlib.closing(open_vcf(source)) as vcf:
+        return indexed_records(vcf)
 
 
 def formats(vcf: Any) -> dict[str, str]:

@@ -34,6 +34,7 @@ from snvrag.vcf.files import (
     formats,
     how_to_check,
     index_of,
+    indexed_records,
     open_vcf,
 )
 from snvrag.vcf.soundness import END_OF_VECTOR, alleles_of, encoded_genotypes, sound_records
@@ -123,6 +124,9 @@ class GenotypeReader:
     contig_lengths: dict[str, int] = field(default_factory=dict)
     """Lengths that the header gives, by name without ``chr``."""
     records: int = 0
+    """Read so far."""
+    expected: int = 0
+    """To be read in all, by the file's index; 0 is unknown."""
     _place: str = "the header"
     """The last record read."""
     _order: NDArray[np.int64] | None = None
@@ -174,6 +178,7 @@ class GenotypeReader:
             is_target=is_target,
         )
         reader.contig_lengths = contig_lengths(probe)
+        reader.expected = 0 if reader.regions else indexed_records(probe)
         reader._n_columns = len(available)
         if _is_large_text(source) and not (reader.regions and index_of(source)):
             number = {name: i for i, name in enumerate(chosen)}

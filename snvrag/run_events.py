@@ -1,0 +1,113 @@
+"""``events.jsonl`` of a run folder: what ``train.log`` tells people, as one JSON object per line.
+
+Lines of kind ``start`` and ``end`` are of a session of training, those of kind ``window`` say
+where the index of a window came from the first time that the session touched it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from snvrag.errors import OutputError
+from snvrag.observer import SilentObserver, TrainingObserver, TrainReport
+from snvrag.panel import Panel
+from snvrag.run_history import WindowEvent
+from snvrag.windows import WindowPlan
+
+
+class EventLog:
+    """Writes ``events.jsonl`` and passes on to another observer. Use as a context manager.
+
+    The processes of a torchrun append to one file, each its own windows; an observer is told on
+    rank 0 only, so ``start`` and ``end`` are written once.
+
+    Args:
+        path: the file; appended to, so that a resumed run goes on in it.
+        panel: gives the windows' positions.
+        plan: its windows.
+        observer: who else is told.
+    """
+
+    def __init__(
+        self, path: Path, panel: Panel, plan: WindowPlan, observer: TrainingObserver | None
+    ) -> None:
+        self.path, self.plan = path, plan
+        self.observer: TrainingObserver = observer or SilentObserver()
+        self._positions = panel.positions
+        self._seen: set[int] = set()
+        self._file: TextIO
+
+    def __enter__(self) -> "EventLog":
+        try:
+            # Line-buffered: each line is one write, so lines of several processes stay whole.
+            self._file = self.path.open("a", encoding="utf-8", buffering=1)
+            if _is_torn(self.path):
+                self._file.write("\n")
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot be written ({error.strerror})", "give another -o"
+            ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def _write(self, kind: str, facts: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps({"event": kind, **facts}) + "\n")
+
+    def on_touch(self, number: int, built: bool, seconds: float) -> None:
+        """Write where an index came from, the first time that its window is touched."""
+        if number in self._seen:
+            return
+        self._seen.add(number)
+        window = self.plan.windows[number]
+        event = WindowEvent(
+            window=number,
+            chromosome=str(window.chrom),
+            first=int(self._positions[window.start]),
+            last=int(self._positions[window.end - 1]),
+            sites=window.n_snps,
+            built=built,
+            ms=round(seconds * 1000, 3),
+        )
+        self._write("window", asdict(event))
+
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        """Pass it on."""
+        self.observer.on_progress(task, done, total)
+
+    def on_start(self, block: Mapping[str, object]) -> None:
+        """Write the facts of the run."""
+        self._write("start", block)
+        self.observer.on_start(block)
+
+    def on_batch(self, status: Mapping[str, float | int]) -> None:
+        """Pass on."""
+        self.observer.on_batch(status)
+
+    def on_epoch(self, row: Mapping[str, float | int]) -> None:
+        """Pass on; ``metrics.jsonl`` holds the row."""
+        self.observer.on_epoch(row)
+
+    def on_end(self, report: TrainReport) -> None:
+        """Write how training ended."""
+        names = ("epochs", "steps", "best_epoch", "seconds", "jit_builds", "stopped_early")
+        facts = {name: getattr(report, name) for name in names}
+        self._write("end", facts | {"already_finished": report.already_finished})
+        self.observer.on_end(report)
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a killed process left a line without its end."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(size - 1, 0))
+        return size > 0 and file.read(1) != b"\n"
