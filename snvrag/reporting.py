@@ -77,7 +77,8 @@ def report(inputs: Sequence[Path], output: Path, *, force: bool = False) -> Repo
     files = [(path, read_evaluations(path)) for path in inputs if not path.is_dir()]
     page = _page(runs, files)
     with atomic_file(output) as temporary:
-        temporary.write_bytes(page.encode())
+        # Names of files, and texts of JSON, may hold what is no character.
+        temporary.write_bytes(page.encode(errors="replace"))
     n_evaluations = sum(len(file.evaluations) for _, file in files)
     size = output.stat().st_size
     return ReportSummary(output, len(runs), n_evaluations, page.count("<figure"), size)
