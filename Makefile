@@ -1,6 +1,7 @@
 # make demo   create .venv, install, and run the main job on the bundled example
 # make test   run the tests
 # make lint   ruff and mypy
+# make faults faults at random moments of the commands (a quarter of an hour); see docs/reliability.md
 # make docs   write docs/cli.md from the commands, and docs/terminal.svg from a run
 # make bench  benchmarks, on the real data beside the checkout where it is there, and on a simulated
 #             chromosome: SIZE=small, or SIZE=full of 2,504 samples x 150,000 sites
@@ -12,7 +13,7 @@ READY  := $(VENV)/.ready
 DEMO   := demo
 SIZE   := small
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs faults bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +46,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+faults: $(READY)
+	$(BIN)/python tests/faults
 
 docs: $(READY)
 	$(BIN)/python docs/make_cli.py

@@ -1,6 +1,6 @@
 """``python -m snvrag``: what torchrun starts."""
 
-from snvrag.cli.app import main
+from snvrag.cli.entry import main
 
 if __name__ == "__main__":
     main()

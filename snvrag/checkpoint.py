@@ -12,7 +12,6 @@ Nothing here is ever unpickled, and weights carry no provenance, so equal runs g
 """
 
 import logging
-import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from snvrag.distributed import Ranks
 from snvrag.errors import InputError
-from snvrag.provenance import atomic_file, atomic_folder, read_json, write_json
+from snvrag.provenance import (
+    atomic_file,
+    atomic_folder,
+    read_json,
+    remove,
+    remove_whole,
+    write_json,
+)
 from snvrag.weights import WEIGHTS, WEIGHTS_FORMAT, check_shapes, read_tensors
 
 logger = logging.getLogger(__name__)
@@ -90,7 +97,7 @@ def save_checkpoint(
     # Later steps are what a resume passed over as damaged: they are no longer of this run.
     later = [p for p in folder.glob("step-*") if p.name > path.name]
     for old in later + [p for p in checkpoints(folder) if p not in later][:-_KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove_whole(old)
     return path
 
 
@@ -175,10 +182,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 def remove_leftovers(run: Path) -> None:
     """Remove what a killed process was writing when it died, in a run and its checkpoints."""
     for path in [*run.glob(".*.tmp"), *run.glob("*/.step-*.tmp")]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
 
 
 def agree_on_checkpoint(run: Path, folder: str, ranks: Ranks) -> Checkpoint | None:
@@ -222,7 +226,11 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     # safetensors makes files that nobody else may read; an ordinary new file shows the usual mode.
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=WEIGHTS_FORMAT)
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=WEIGHTS_FORMAT)
+    except SafetensorError as error:
+        # A full disk, for example: its own error says so in words only.
+        raise OSError(str(error)) from error
     path.chmod(mode)
 
 

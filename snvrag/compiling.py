@@ -27,6 +27,7 @@ def compiled(
         )
         try:
             found = make(cache=True)(function)
+            found._cache = _Kept(found._cache)  # type: ignore[attr-defined]
             sources = Path(function.__code__.co_filename).parent
             _drop_stale(Path(found._cache.cache_path), sources)  # type: ignore[attr-defined]
         except RuntimeError as error:
@@ -37,6 +38,38 @@ def compiled(
         return cast(Callable[..., Any], found)
 
     return decorate
+
+
+class _Kept:
+    """Numba's cache of one function's code, which no damage and no full disk stops.
+
+    A power cut can leave its files empty, and numba does not expect that.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, *arguments: Any) -> Any:
+        """The code for a signature; None, so that it is compiled, where that cannot be read."""
+        try:
+            return self._cache.load_overload(*arguments)
+        # What unpickling damaged bytes raises is anything at all.
+        except Exception as error:
+            logger.warning("compiled code cannot be read (%s): compiling it again", error)
+            for path in Path(self._cache.cache_path).glob(f"{self._cache._impl.filename_base}.*"):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        """Keep the code for a signature, where that is possible."""
+        try:
+            self._cache.save_overload(*arguments)
+        except OSError as error:
+            logger.warning("compiled code cannot be kept (%s)", error)
 
 
 @functools.cache
@@ -52,8 +85,10 @@ def _drop_stale(folder: Path, sources: Path) -> None:
     with contextlib.suppress(OSError):
         if stamp.exists() and stamp.read_text() == digest.hexdigest():
             return
-        for index in folder.glob("*.nbi"):
-            index.unlink(missing_ok=True)
+        # The code before its index: a process killed between writing an index and the code that it
+        # lists would else leave one that lists older code.
+        for kept in [*folder.glob("*.nbc*"), *folder.glob("*.nbi*")]:
+            kept.unlink(missing_ok=True)
         stamp.write_text(digest.hexdigest())
 
 

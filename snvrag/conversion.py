@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from snvrag.provenance import (
     provenance,
     read_lines,
     sha256_file,
+    watch,
 )
 from snvrag.sites import Region
 from snvrag.vcf import GenotypeBlock, GenotypeReader, SampleSelection, SiteCounts
@@ -96,8 +98,10 @@ def convert(
     """
     began = time.perf_counter()
     check_output_file(output, force=force)
-    with _pool(threads) as pool:
-        hashing = pool.submit(sha256_file, source) if pool else None
+    check = watch(source, populations, frequencies)
+    given_up = threading.Event()
+    with _pool(threads, given_up) as pool:
+        hashing = pool.submit(sha256_file, source, given_up=given_up) if pool else None
         reader = GenotypeReader.open(
             source,
             regions=regions,
@@ -120,6 +124,7 @@ def convert(
                     sha256 = hashing.result() if hashing else sha256_file(source, progress)
                     origin = provenance(inputs={str(source): sha256})
                     digest = writer.finish(origin)
+                    check()
                 finally:
                     writer.close()
         finally:
@@ -139,8 +144,11 @@ def convert(
 
 
 @contextlib.contextmanager
-def _pool(threads: int | None) -> Iterator[ThreadPoolExecutor | None]:
-    """Threads beside this one, which has the least to do; None to work in this one alone."""
+def _pool(threads: int | None, given_up: threading.Event) -> Iterator[ThreadPoolExecutor | None]:
+    """Threads beside this one, which has the least to do; None to work in this one alone.
+
+    At the end ``given_up`` is set: by then all is done, or it is not to be waited for.
+    """
     if threads is None:
         affinity = hasattr(os, "sched_getaffinity")
         threads = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
@@ -151,6 +159,7 @@ def _pool(threads: int | None) -> Iterator[ThreadPoolExecutor | None]:
         try:
             yield pool
         finally:
+            given_up.set()
             pool.shutdown(cancel_futures=True)
 
 

@@ -2,8 +2,13 @@
 
 import contextlib
 import fcntl
+import json
 import os
+import shlex
+import socket
+import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from snvrag.errors import MismatchError, OutputError
@@ -11,6 +16,8 @@ from snvrag.provenance import prepare_output_folder
 
 LOCK = ".lock"
 """Stays in the folder; whether it is locked is what counts."""
+_MOST_BYTES = 4096
+_MOST_SHOWN = 100
 
 
 @contextlib.contextmanager
@@ -22,22 +29,57 @@ def folder_lock(folder: Path, hint: str) -> Iterator[None]:
         hint: what to do where another process has it.
 
     Raises:
-        MismatchError: another process holds the lock; names it.
+        MismatchError: another process holds the lock; names it, its machine, since when, and its
+            command.
         OutputError: the folder cannot be created, written to or locked.
     """
-    prepare_output_folder(folder)
     with contextlib.ExitStack() as stack:
+        descriptor = -1
         try:
-            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while not _is_lock_of(folder, descriptor):
+                # Whoever had it may have removed the folder meanwhile.
+                stack.close()
+                prepare_output_folder(folder)
+                descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
         except BlockingIOError as error:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-            raise MismatchError(f"{folder}: is in use by process {holder or '?'}", hint) from error
+            holder = _described(os.pread(descriptor, _MOST_BYTES, 0))
+            raise MismatchError(f"{folder}: is in use by {holder}", hint) from error
         except OSError as error:
             raise OutputError(
                 f"{folder}: cannot be locked ({error.strerror})", "choose another folder"
             ) from error
         yield
+
+
+def _is_lock_of(folder: Path, descriptor: int) -> bool:
+    try:
+        return descriptor >= 0 and os.path.samestat(os.fstat(descriptor), (folder / LOCK).stat())
+    except FileNotFoundError:
+        return False
+
+
+def _this_process() -> dict[str, object]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[: _MOST_BYTES // 2],
+    }
+
+
+def _described(data: bytes) -> str:
+    """The process that wrote ``data`` into its lock, in words."""
+    try:
+        found = json.loads(data)
+        command = " ".join(str(found["command"]).split())
+        if len(command) > _MOST_SHOWN:
+            command = command[: _MOST_SHOWN - 1] + "…"
+        since = str(found["since"]).replace("T", " ")
+        return f"process {found['pid']} on {found['host']} since {since} ({command})"
+    except (ValueError, KeyError, TypeError):
+        # It has taken the lock this moment, or is of an earlier version, which wrote its number.
+        return f"process {data.decode(errors='replace').strip() or '?'}"

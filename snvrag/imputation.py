@@ -9,7 +9,6 @@ run goes on where it stopped; the output is written from the parts at the end.
 
 import contextlib
 import logging
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +42,7 @@ from snvrag.provenance import (
     Progress,
     digest_json,
     sha256_file,
+    watch,
 )
 from snvrag.selection import genetic_positions, leave_out_bare_chromosomes, wanted_rows
 from snvrag.sites import Region
@@ -164,11 +164,14 @@ def impute(
     set_threads(threads)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(Panel.open(panel))
+        check = watch(target, genetic_map)
         maps = GeneticMap.read(genetic_map) if genetic_map else GeneticMap.uniform()
         network = ChosenNetwork.open(model, opened, maps, index_dir, device, threads, stack)
         wanted = wanted_rows(opened, regions)
         _check_jobs(jobs, network)
         haplotypes = TargetHaplotypes.read(target, opened, min_overlap, progress, samples)
+        digests = [sha256_file(path, progress) if path else None for path in (target, genetic_map)]
+        check()
         matched = haplotypes.match.panel_rows
         wanted = leave_out_bare_chromosomes(opened, wanted, matched, named=bool(regions))
         cm = genetic_positions(opened, maps, wanted)
@@ -188,9 +191,9 @@ def impute(
             "format_name": "snvrag-impute",
             "version": __version__,
             "panel_digest": opened.digest,
-            "target": sha256_file(target, progress),
+            "target": digests[0],
             "samples": digest_json(haplotypes.samples),
-            "map": sha256_file(genetic_map, progress) if genetic_map else None,
+            "map": digests[1],
             "rows": digest_json(np.flatnonzero(wanted).tolist()),
             "allow_self": allow_self,
             "model": network.digest,
@@ -202,7 +205,8 @@ def impute(
         if bare := untyped_windows(opened, wanted, typed, network.windows):
             logger.info("%d windows hold no typed site and go by their flanks", bare)
         check_space(folder, output, int(wanted.sum()), haplotypes.n_haplotypes)
-        with work_directory(folder, identity, plan, force=force) as place:
+        keep = work_dir is not None
+        with work_directory(folder, identity, plan, force=force, keep=keep) as place:
             exclude = haplotypes.own_haplotypes(opened)
             judges = haplotypes.strangers(opened)
             if allow_self:
@@ -220,6 +224,8 @@ def impute(
                     "genetic_map": _text(genetic_map),
                     "device": device,
                     "threads": own_threads,
+                    # Each process opens these by name.
+                    "digests": [opened.digest, maps.digest, network.digest],
                 }
                 with shared_arrays(place, **maker.arrays()) as arrays:
                     setup["arrays"] = str(arrays)
@@ -229,8 +235,6 @@ def impute(
             )
             # Last: an interrupted run must not find its own file in the way.
             haplotypes.report_excluded(excluded)
-        if work_dir is None:
-            shutil.rmtree(folder, ignore_errors=True)
         return ImputeReport(
             output=output,
             index=index,
@@ -327,6 +331,7 @@ def _write(
                 if progress:
                     progress("writing", done + within, total)
             done += chunk.end - chunk.start
+        panel.check_unchanged()
         if progress:
             progress("writing", total, total)
     return index_paths(output)[0]

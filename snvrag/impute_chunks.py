@@ -101,6 +101,8 @@ class PartMaker:
                     f"{chunk.end:,} is not a number",
                     "impute without -m, or train again",
                 )
+        # A part outlives the run, and another one trusts it.
+        self._panel.check_unchanged()
         write_part(path, result)
 
     def _probability(

@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import Any, TextIO
 
 from snvrag.copying import set_threads
+from snvrag.errors import MismatchError
 from snvrag.genetic_map import GeneticMap
 from snvrag.impute_chunks import PartMaker
 from snvrag.impute_jobs import error_to_json, part_from_json
@@ -82,6 +83,10 @@ def _work(answers: _Answers, queue: "SimpleQueue[dict[str, Any]]") -> None:
             setup["threads"],
             stack,
         )
+        if setup["digests"] != [panel.digest, maps.digest, network.digest]:
+            raise MismatchError(
+                "panel, map or network was replaced while in use", "run the same command again"
+            )
         maker = PartMaker.of_arrays(Path(setup["arrays"]), panel, network)
         logger.addHandler(answers)
         logger.setLevel(logging.INFO)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from snvrag.errors import UsageError
-from snvrag.provenance import atomic_file, check_output_file
+from snvrag.provenance import atomic_file, check_output_file, remove, sync, sync_names, writing
 
 
 class _Writer(Protocol):
@@ -52,9 +52,12 @@ def check_imputed_output(
         # Even --force must not replace what is being read.
         if any(path is not None and path.exists() and written.samefile(path) for path in inputs):
             raise UsageError(f"{option} {written}: is one of the inputs", "choose another name")
-    for written in (*own, excluded):
-        if written is not None:
-            check_output_file(written, force=force)
+    check_output_file(output, force=force)
+    for index in index_paths(output):
+        # Without its file an index is worth nothing: a process was killed between the two.
+        check_output_file(index, force=force or not output.exists())
+    if excluded is not None:
+        check_output_file(excluded, force=force)
 
 
 def index_paths(output: Path) -> tuple[Path, Path]:
@@ -68,19 +71,34 @@ def index_paths(output: Path) -> tuple[Path, Path]:
 def new_imputed_file(
     output: Path, make_writer: Callable[[Path], _AnyWriter]
 ) -> Iterator[_AnyWriter]:
-    """Yield the writer of a temporary name; file and index take their names on success."""
+    """Yield the writer of a temporary name; file and index take their names on success.
+
+    An index never lies beside a file that it is not of. A new output has its index from its first
+    moment on; one that replaces another has none until its own is in place.
+    """
     index, other = index_paths(output)
-    made: Path | None = None
+    new = not output.exists()
+    begun: tuple[Path, ...] = ()
     try:
         with atomic_file(output) as temporary:
+            begun = index_paths(temporary)
             writer = make_writer(temporary)
             try:
                 yield writer
                 made = writer.finish()
             finally:
                 writer.abort()
-        made.replace(index)
-        other.unlink(missing_ok=True)
+            sync(made)
+            for old in (index, other):
+                old.unlink(missing_ok=True)
+            if new:
+                made.replace(index)
+        if not new:
+            with writing(index):
+                made.replace(index)
+            sync_names(output.parent)
     finally:
-        if made is not None:
-            made.unlink(missing_ok=True)
+        for path in begun:
+            remove(path)
+        if new and not output.exists():
+            remove(index)

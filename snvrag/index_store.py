@@ -27,11 +27,13 @@ from snvrag.errors import InputError, MismatchError, OutputError, SnvragError
 from snvrag.index_kinds import BinaryKind, Kind, make_kind
 from snvrag.panel import Panel
 from snvrag.provenance import (
+    TEMPORARY,
     Progress,
     atomic_file,
     digest_json,
     prepare_output_folder,
     read_json,
+    remove,
     write_json,
 )
 from snvrag.retrieval import (
@@ -209,6 +211,9 @@ class IndexStore(WindowStore):
             raise OutputError(error.message, _CHOOSE_ANOTHER) from error
         store = cls(folder, plan, kind, Manifest({}), budget_bytes)
         with store._locked():
+            # All is written with the lock held: who has it knows that nobody is writing these.
+            for leftover in folder.glob(f".[im]*{TEMPORARY}"):
+                remove(leftover)
             store._manifest = _open_manifest(folder, index_identity(panel, plan, kind), force)
             store._stamp = store._manifest_stamp()
         return store
@@ -308,6 +313,7 @@ class IndexStore(WindowStore):
     def _build(self, window: int) -> Any:
         began = time.perf_counter()
         index = self.kind.build(window)
+        self.kind.panel.check_unchanged()
         data = index.to_bytes()
         with atomic_file(self.folder / index_name(window), durable=False) as temporary:
             temporary.write_bytes(data)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from snvrag.dosage import estimated_quality
 from snvrag.errors import InputError, MismatchError, UsageError
 from snvrag.imputed_file import check_imputed_output, index_paths, new_imputed_file
-from snvrag.provenance import Progress
+from snvrag.provenance import Progress, watch
 from snvrag.vcf import count_records
 from snvrag.vcf.batches import Batch, BatchRecords, join_records, open_batch
 from snvrag.vcf.writer import HDS_HEADER, IndexedFile
@@ -76,6 +76,7 @@ def merge(
     check_imputed_output(output, None, batches, force)
     bcf = output.name.endswith(".bcf")
     n_sites = 0
+    check = watch(*batches)
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(contextlib.closing(open_batch(path))) for path in batches]
         _check_headers(opened, output)
@@ -98,6 +99,7 @@ def merge(
                 n_sites += len(found[0])
                 if progress:
                     progress("merging", n_sites, expected)
+            check()
     return MergeReport(
         output=output,
         index=index_paths(output)[0],

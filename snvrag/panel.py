@@ -5,9 +5,10 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, Future, wait
-from functools import cached_property, partial
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError
+from snvrag.provenance import changed_while_read, file_stamp
 from snvrag.sites import SiteTable
+from snvrag.unfailing_file import UnfailingFile
 
 PANEL_FORMAT = "snvrag-panel"
 PANEL_VERSION = 1
@@ -52,7 +55,10 @@ class PanelWriter:
         populations: Sequence[str],
         pool: Executor | None = None,
     ) -> None:
-        self._file = h5py.File(path, "w")
+        self._target = UnfailingFile(path)
+        # HDF5 writes through Python code here, which must not be left by a KeyboardInterrupt: it is
+        # raised in the main thread only.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="snvrag-panel")
         self._pool = pool
         self._n_sites = 0
         self._pending: list[Future[None]] = []
@@ -63,8 +69,12 @@ class PanelWriter:
         self._counts: list[NDArray[np.int32]] = []
         self._frequencies: list[NDArray[np.float32]] = []
         self._hash = hashlib.sha256()
-        n = len(samples)
-        self._genotypes = self._file.create_dataset(
+        self._file, self._genotypes = self._thread.submit(self._create, path, len(samples)).result()
+
+    def _create(self, path: Path, n: int) -> tuple[h5py.File, h5py.Dataset]:
+        """The file, and the dataset of the genotypes of n samples."""
+        file = h5py.File(path, "w", driver="fileobj", fileobj=self._target)
+        genotypes = file.create_dataset(
             "calldata/GT",
             shape=(0, n, 2),
             maxshape=(None, n, 2),
@@ -72,6 +82,7 @@ class PanelWriter:
             dtype="i1",
             **_COMPRESSION,
         )
+        return file, genotypes
 
     @property
     def n_sites(self) -> int:
@@ -97,13 +108,14 @@ class PanelWriter:
         """
         self._wait()
         genotypes = np.ascontiguousarray(genotypes)
-        tasks = [partial(self._store, self._n_sites, genotypes), partial(self._digest, genotypes)]
+        store = self._thread.submit(self._store, self._n_sites, genotypes)
         self._n_sites += len(positions)
-        for task in tasks:
-            if self._pool is None:
-                task()
-            else:
-                self._pending.append(self._pool.submit(task))
+        self._pending.append(store)
+        if self._pool is None:
+            self._digest(genotypes)
+            self._wait()
+        else:
+            self._pending.append(self._pool.submit(self._digest, genotypes))
         for name in _SITE_STRINGS:
             self._strings[name].append(np.array([s.encode() for s in strings[name]]))
         self._positions.append(np.asarray(positions, dtype=np.int32))
@@ -122,10 +134,20 @@ class PanelWriter:
         wait(pending)
         for future in pending:
             future.result()
+        self._target.check()
 
     def finish(self, provenance: dict[str, Any]) -> str:
-        """Write everything beside the genotypes; returns the content digest."""
+        """Write everything beside the genotypes; returns the content digest.
+
+        Raises:
+            OSError: something could not be written.
+        """
         self._wait()
+        digest = self._thread.submit(self._write_rest, provenance).result()
+        self._target.check()
+        return digest
+
+    def _write_rest(self, provenance: dict[str, Any]) -> str:
         file = self._file
         self._write("samples", np.array([s.encode() for s in self._samples]))
         for name in _SITE_STRINGS:
@@ -145,6 +167,7 @@ class PanelWriter:
         digest = self._hash.hexdigest()
         file.attrs["digest"] = digest
         file.attrs["provenance"] = json.dumps(provenance)
+        file.close()
         return digest
 
     def _write(self, name: str, data: NDArray[Any]) -> None:
@@ -156,7 +179,9 @@ class PanelWriter:
     def close(self) -> None:
         """Close the file; it is a panel only after :meth:`finish`."""
         wait(self._pending)
-        self._file.close()
+        self._thread.submit(self._file.close).result()
+        self._thread.shutdown()
+        self._target.close()
 
 
 class Panel:
@@ -169,6 +194,7 @@ class Panel:
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path = path
         self._file = file
+        self._stamp = self._current_stamp()
         self._check()
         self.digest = str(file.attrs["digest"])
         self.n_sites, self.n_samples = (int(x) for x in file["calldata/GT"].shape[:2])
@@ -210,6 +236,19 @@ class Panel:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _current_stamp(self) -> tuple[int, int]:
+        # Of the file that is open, whatever its name leads to by now.
+        return file_stamp(os.fstat(self._file.id.get_vfd_handle()))
+
+    def check_unchanged(self) -> None:
+        """See that what was read so far is of one and the same file, before it is put to use.
+
+        Raises:
+            InputError: the file was written to since it was opened.
+        """
+        if self._current_stamp() != self._stamp:
+            raise changed_while_read(self.path)
 
     def _damaged(self, what: str) -> InputError:
         return InputError(f"{self.path}: {what}", "convert the panel again")

@@ -5,12 +5,16 @@ file under a final name is whole or absent, whatever interrupts the program or t
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +29,8 @@ _HASH_BYTES = 4 << 20
 MAX_JSON_BYTES = 64 * 2**20
 TEMPORARY = ".tmp"
 """Ends the names of files that are being written; they begin with a dot."""
+_PROBE = "snvrag-probe"
+_PID = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}" + re.escape(TEMPORARY))
 
 
 def provenance(
@@ -40,17 +46,58 @@ def provenance(
     }
 
 
-def sha256_file(path: Path, progress: Progress | None = None) -> str:
-    """Hex SHA-256 of a file's bytes, read in blocks; ``progress`` is told of them in MB."""
+def sha256_file(
+    path: Path, progress: Progress | None = None, given_up: threading.Event | None = None
+) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks; ``progress`` is told of them in MB.
+
+    Where ``given_up`` is set meanwhile it ends at once, with a digest of nothing in particular.
+    """
     task, total, done = f"hashing {path.name}", path.stat().st_size // 10**6, 0
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(_HASH_BYTES):
+    digest, block = hashlib.sha256(), memoryview(bytearray(_HASH_BYTES))
+    with path.open("rb", buffering=0) as handle:
+        while not (given_up and given_up.is_set()) and (n := handle.readinto(block)):
             if progress:
                 progress(task, done // 10**6, total)
-            digest.update(block)
-            done += len(block)
+            digest.update(block[:n])
+            done += n
     return digest.hexdigest()
+
+
+def watch(*paths: Path | None) -> Callable[[], None]:
+    """Begin to watch files that are read, maybe more than once; call what is returned at the end.
+
+    That raises InputError where one was written to or replaced meanwhile.
+    """
+    before = {path: _identity_of(path) for path in paths if path is not None}
+
+    def check() -> None:
+        for path, was in before.items():
+            if _identity_of(path) != was:
+                raise changed_while_read(path)
+
+    return check
+
+
+def changed_while_read(path: Path) -> InputError:
+    """What to raise where a file was written to or replaced while it was being read."""
+    return InputError(
+        f"{path}: was changed while it was being read",
+        "run the same command again once nothing writes to it any more",
+    )
+
+
+def _identity_of(path: Path) -> tuple[int, ...]:
+    try:
+        return (*file_stamp(path.stat()), path.stat().st_ino)
+    except OSError:
+        # Reading it has told already, or will.
+        return ()
+
+
+def file_stamp(found: os.stat_result) -> tuple[int, int]:
+    """Size and time of the last change, which differ once a file was written to."""
+    return found.st_size, found.st_mtime_ns
 
 
 def digest_json(data: object) -> str:
@@ -61,6 +108,8 @@ def digest_json(data: object) -> str:
 
 def check_output_file(path: Path, *, force: bool = False) -> None:
     """Refuse, before any work, an output file that could not be written at the end.
+
+    What a process of this machine that was killed had written of it is removed.
 
     Raises:
         OutputError: the parent folder is absent or read-only, ``path`` is a folder, or it
@@ -74,6 +123,7 @@ def check_output_file(path: Path, *, force: bool = False) -> None:
     if path.exists() and not force:
         raise OutputError(f"{path} exists already", "add --force to replace it")
     _check_writable(parent)
+    _remove_leftovers(path)
 
 
 def prepare_output_folder(path: Path) -> None:
@@ -89,11 +139,12 @@ def prepare_output_folder(path: Path) -> None:
             f"{path}: the folder cannot be created ({error.strerror})", "choose another folder"
         ) from error
     _check_writable(path)
+    _remove_leftovers(path / _PROBE)
 
 
 def _check_writable(folder: Path) -> None:
     # A probe file is the only test that also sees read-only mounts and root's overrides.
-    probe = folder / f".snvrag-probe-{secrets.token_hex(4)}.tmp"
+    probe = _temporary_beside(folder / _PROBE)
     try:
         probe.touch(exist_ok=False)
     except OSError as error:
@@ -102,16 +153,72 @@ def _check_writable(folder: Path) -> None:
             "choose another folder, or free space and permissions there",
         ) from error
     finally:
-        # Also when a signal arrives between the two.
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
+        remove(probe)
 
 
 def _temporary_beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
+    own = f"{_where_pids_count()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{path.name}.{own}{TEMPORARY}")
 
 
-def _sync(path: Path) -> None:
+@functools.cache
+def _where_pids_count() -> str:
+    """Eight hexadecimal digits for the machine or container whose process numbers these are."""
+    name = socket.gethostname()
+    with contextlib.suppress(OSError):
+        name += str(Path("/proc/self/ns/pid").readlink())
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporaries of ``path`` whose process, of this machine, is no more."""
+    for other in path.parent.iterdir():
+        for own in {path.name, _PROBE}:
+            begins = other.name.startswith(f".{own}.")
+            found = _PID.match(other.name, len(own) + 1) if begins else None
+            if found and found[1] == _where_pids_count() and not _is_alive(int(found[2])):
+                with contextlib.suppress(OSError):
+                    other.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder if it is there and can be, also where that is interrupted."""
+    try:
+        _try_to_remove(path)
+    except BaseException:
+        _try_to_remove(path)
+        raise
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder, which at no moment has its name and not all of its files."""
+    aside = _temporary_beside(folder)
+    try:
+        with contextlib.suppress(OSError):
+            folder.rename(aside)
+    finally:
+        remove(aside)
+
+
+def _try_to_remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -120,10 +227,23 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_names(folder: Path) -> None:
+def sync_names(folder: Path) -> None:
+    """Wait until the names of a folder's files are on the disk, where that can be asked for."""
     # Some network disks refuse it for a folder, which then is as it always was there.
     with contextlib.suppress(OSError):
-        _sync(folder)
+        sync(folder)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise OutputError, naming ``path``, for what the system refuses in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error})",
+            "check free space and permissions of the folder",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -135,19 +255,16 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     temporary = _temporary_beside(path)
     try:
-        yield temporary
-        if durable:
-            _sync(temporary)
-        temporary.replace(path)
-        if durable:
-            _sync_names(path.parent)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error})",
-            "check free space and permissions of the folder",
-        ) from error
+        with writing(path):
+            yield temporary
+            if durable:
+                sync(temporary)
+            temporary.replace(path)
+            if durable:
+                sync_names(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where that is not possible, what made it impossible is the error to tell.
+        remove(temporary)
 
 
 @contextlib.contextmanager
@@ -155,22 +272,60 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``, for files, that becomes ``path`` on success."""
     temporary = _temporary_beside(path)
     try:
-        temporary.mkdir()
-        yield temporary
-        for file in temporary.iterdir():
-            _sync(file)
-        _sync_names(temporary)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-        _sync_names(path.parent)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error})",
-            "check free space and permissions of the folder",
-        ) from error
+        with writing(path):
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.iterdir():
+                sync(file)
+            sync_names(temporary)
+            if path.exists():
+                remove_whole(path)
+            temporary.rename(path)
+            sync_names(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
+
+
+class GrowingText:
+    """A text file that is appended to line by line.
+
+    Nothing is buffered: whoever follows the file sees whole lines, lines of several processes stay
+    whole, and when the disk is full nothing is left to be written at its closing.
+
+    Raises:
+        OSError: on creation, the file cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        # A full disk may have left a line without its end. A pipe has no size.
+        if path.is_file() and path.stat().st_size and _last_byte(path) != b"\n":
+            self.write("")
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._file.closed
+
+    def write(self, line: str) -> None:
+        """Append ``line`` and its end.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        data = f"{line}\n".encode()
+        while data:
+            data = data[self._file.write(data) :]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        handle.seek(-1, os.SEEK_END)
+        return handle.read(1)
 
 
 def write_json(path: Path, data: object, *, durable: bool = True) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from snvrag.errors import OutputError
 from snvrag.observer import SilentObserver, TrainingObserver, TrainReport
 from snvrag.panel import Panel
+from snvrag.provenance import GrowingText, writing
 from snvrag.run_history import WindowEvent
 from snvrag.windows import WindowPlan
 
@@ -38,14 +39,10 @@ class EventLog:
         self.observer: TrainingObserver = observer or SilentObserver()
         self._positions = panel.positions
         self._seen: set[int] = set()
-        self._file: TextIO
 
     def __enter__(self) -> "EventLog":
         try:
-            # Line-buffered: each line is one write, so lines of several processes stay whole.
-            self._file = self.path.open("a", encoding="utf-8", buffering=1)
-            if _is_torn(self.path):
-                self._file.write("\n")
+            self._file = GrowingText(self.path)
         except OSError as error:
             raise OutputError(
                 f"{self.path}: cannot be written ({error.strerror})", "give another -o"
@@ -61,7 +58,8 @@ class EventLog:
         self._file.close()
 
     def _write(self, kind: str, facts: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps({"event": kind, **facts}) + "\n")
+        with writing(self.path):
+            self._file.write(json.dumps({"event": kind, **facts}))
 
     def on_touch(self, number: int, built: bool, seconds: float) -> None:
         """Write where an index came from, the first time that its window is touched."""
@@ -103,11 +101,3 @@ class EventLog:
         facts = {name: getattr(report, name) for name in names}
         self._write("end", facts | {"already_finished": report.already_finished})
         self.observer.on_end(report)
-
-
-def _is_torn(path: Path) -> bool:
-    """Whether a killed process left a line without its end."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(size - 1, 0))
-        return size > 0 and file.read(1) != b"\n"

@@ -4,6 +4,7 @@ It takes the library's log records (JIT builds, warnings) and what training tell
 command line's own lines, which say the same for a terminal, stay out of it.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from snvrag.observer import (
     start_lines,
     status_line,
 )
+from snvrag.provenance import GrowingText
 
 _LOGGER = "snvrag"
 _COMMAND_LINE = "snvrag.cli"
@@ -43,8 +45,7 @@ class RunLog:
 
     def __enter__(self) -> "RunLog":
         try:
-            # Line-buffered: whoever follows the file sees whole lines at once.
-            self._file = self.path.open("a", encoding="utf-8", buffering=1)
+            self._file = GrowingText(self.path)
         except OSError as error:
             raise OutputError(
                 f"{self.path}: the log cannot be written ({error.strerror})", "give another -o"
@@ -71,15 +72,26 @@ class RunLog:
         if self._level is not None:
             logger.setLevel(self._level)
             logger.propagate = self._propagate
-        if isinstance(error, SnvragError):
-            self.write("ERROR", error.message)
-        elif error is not None:
-            self.write("ERROR", f"ended by {type(error).__name__} {error}".rstrip())
+        # A log that cannot be written to may be why the run ends.
+        with contextlib.suppress(OutputError):
+            if isinstance(error, SnvragError):
+                self.write("ERROR", error.message)
+            elif error is not None:
+                self.write("ERROR", f"ended by {type(error).__name__} {error}".rstrip())
         self._file.close()
 
     def write(self, level: str, text: str) -> None:
-        """One line with time and level."""
-        self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {level} {text}\n")
+        """One line with time and level.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        try:
+            self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {level} {text}")
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: the log cannot be written ({error.strerror})", "free some space"
+            ) from error
 
     def on_progress(self, task: str, done: int, total: int) -> None:
         """Pass it on: it is of the moment."""

@@ -244,6 +244,10 @@ class Trainer:
             self.max_rows = int(state["max_rows"]) if keep_rows else self.max_rows
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{found.path}: the saved state is not usable ({error})") from error
+        # Shown if the epoch has no step left; the next step sets its own.
+        last = learning_rate(max(self.progress.step - 1, 0), self.total_steps, self.config.train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = last
         logger.info("resuming at epoch %d, step %d", self.progress.epoch + 1, self.progress.step)
 
     def run(self) -> TrainReport:
@@ -480,6 +484,7 @@ class Trainer:
 
     def _save(self) -> None:
         began = time.perf_counter()
+        self.panel.check_unchanged()
         state = {
             "step": self.progress.step,
             "progress": asdict(self.progress),

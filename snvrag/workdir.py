@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from snvrag.chunks import Chunk, ChunkPlanner, Part, Plan
 from snvrag.errors import MismatchError, OutputError
 from snvrag.folder_lock import folder_lock
-from snvrag.provenance import TEMPORARY, atomic_file, read_json, write_json
+from snvrag.provenance import TEMPORARY, atomic_file, read_json, remove, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,11 @@ def plan_or_resume(
 
 @contextlib.contextmanager
 def work_directory(
-    folder: Path, identity: dict[str, Any], plan: Plan, *, force: bool
+    folder: Path, identity: dict[str, Any], plan: Plan, *, force: bool, keep: bool
 ) -> Iterator[Path]:
     """Lock the work directory and make sure that its parts belong to this very run.
+
+    Once the block is through it is removed, unless it is to ``keep``.
 
     Raises:
         MismatchError: it is of another run, or in use.
@@ -115,29 +117,41 @@ def work_directory(
         "targets": list(plan.edges),
     }
     existed = folder.is_dir()
+    claimed = finished = False
     with folder_lock(folder, "wait for it, or choose another --work-dir"):
-        _remove_remains(folder)
-        if (folder / PLAN).exists():
-            saved = read_json(folder / PLAN)
-            differing = [k for k in identity if saved.get(k) != identity[k]]
-            if differing and not force and _parts_of(folder):
-                raise MismatchError(
-                    f"{folder}: holds parts of another run ({differing[0]} differs)",
-                    "add --force to discard them, or choose another --work-dir",
-                )
-            if differing:
-                for part in _parts_of(folder):
-                    part.unlink()
-        write_json(folder / PLAN, identity)
         try:
+            _remove_remains(folder)
+            _claim(folder, identity, force=force)
+            claimed = True
             yield folder
+            finished = not keep
         except BaseException:
             _remove_remains(folder)
-            if _parts_of(folder):
+            if not _parts_of(folder):
+                finished = not (existed and keep)
+            elif claimed:
                 logger.info("%s keeps what is done: the same command goes on from there", folder)
-            elif not existed:
-                shutil.rmtree(folder, ignore_errors=True)
             raise
+        finally:
+            if finished:
+                # Before the lock is given up: whoever has it next must not find this one's files.
+                remove(folder)
+
+
+def _claim(folder: Path, identity: dict[str, Any], *, force: bool) -> None:
+    """Write down what the parts to come are of; parts of another run are refused or removed."""
+    if (folder / PLAN).exists():
+        saved = read_json(folder / PLAN)
+        differing = [k for k in identity if saved.get(k) != identity[k]]
+        if differing and not force and _parts_of(folder):
+            raise MismatchError(
+                f"{folder}: holds parts of another run ({differing[0]} differs)",
+                "add --force to discard them, or choose another --work-dir",
+            )
+        if differing:
+            for part in _parts_of(folder):
+                part.unlink()
+    write_json(folder / PLAN, identity)
 
 
 def _parts_of(folder: Path) -> list[Path]:
@@ -146,8 +160,9 @@ def _parts_of(folder: Path) -> list[Path]:
 
 def _remove_remains(folder: Path) -> None:
     """Remove what a process that was killed left behind, parts begun and shared arrays."""
-    for path in folder.glob(f".part-*{TEMPORARY}"):
-        path.unlink(missing_ok=True)
+    for path in folder.glob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
     for path in folder.glob(f"{_SHARED}*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -161,10 +176,12 @@ def shared_arrays(folder: Path, **arrays: NDArray[Any]) -> Iterator[Path]:
     Raises:
         OutputError: they cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix=_SHARED, dir=folder) as place:
+    with tempfile.TemporaryDirectory(
+        prefix=_SHARED, dir=folder, ignore_cleanup_errors=True
+    ) as place:
         for name, array in arrays.items():
             try:
-                np.save(Path(place, f"{name}.npy"), array, allow_pickle=False)
+                _save(Path(place, f"{name}.npy"), array)
             except OSError as error:
                 raise OutputError(
                     f"{folder}: cannot be written to ({error.strerror or error})",
@@ -175,8 +192,17 @@ def shared_arrays(folder: Path, **arrays: NDArray[Any]) -> Iterator[Path]:
 
 def write_part(path: Path, result: NDArray[np.uint16]) -> None:
     """Keep the result of one part."""
-    with atomic_file(path) as temporary, temporary.open("wb") as handle:
-        np.save(handle, result, allow_pickle=False)
+    with atomic_file(path) as temporary:
+        _save(temporary, result)
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    """As :func:`numpy.save`, whose error on a full disk does not say that the disk is full."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as handle:
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(handle, header)
+        handle.write(array.data)
 
 
 class StoredChunk:

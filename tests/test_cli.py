@@ -366,7 +366,7 @@ def test_interruption_cleans_up(tmp_path, number, code):
 def test_an_interruption_within_a_callback_is_not_lost(number, code):
     program = f"""
 import os, time, weakref
-from snvrag.cli import app
+from snvrag.cli import app, entry
 
 class Anything:
     pass
@@ -378,7 +378,7 @@ def command(**_):
     time.sleep(30)
 
 app.app = command
-app.main()
+entry.main()
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False

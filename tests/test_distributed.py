@@ -85,7 +85,7 @@ def test_several_ranks_train_as_one_process_does(mosaic_panel, tmp_path, single,
 
 FAULTY = """
     import os, signal, sys
-    from snvrag.cli.app import main
+    from snvrag.cli.entry import main
     from snvrag.errors import WorkError
     from snvrag.trainer import Trainer
 

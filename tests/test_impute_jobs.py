@@ -1,5 +1,6 @@
 """``impute --jobs``: several processes give one process's bytes, and end as one does."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import mosaic, write_vcf
 
-from snvrag import chunks, imputation, impute_jobs
+from snvrag import chunks, imputation, impute_jobs, workdir
 from snvrag.cli.app import run as run_command
 from snvrag.config import run_config
 from snvrag.conversion import convert
@@ -172,7 +173,7 @@ def test_a_killed_worker_is_told_and_the_same_command_goes_on(case, tmp_path):
 WAITING = """
 import time
 from snvrag import chunks, impute_jobs
-from snvrag.cli.app import main
+from snvrag.cli.entry import main
 chunks._FLANK_CM = 0.04
 chunks._CORE_WINDOWS = 1
 whole = impute_jobs._next_part
@@ -240,12 +241,12 @@ def test_calls_in_a_worker_are_of_the_kind_that_the_kernels_are_compiled_for(tmp
 
 
 def test_what_cannot_be_shared_is_told(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError("12 requested and 3 written")
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(workdir, "_save", full)
     with (
-        pytest.raises(OutputError, match=rf"{tmp_path}: cannot be written to \(12 requested"),
+        pytest.raises(OutputError, match=rf"{tmp_path}: cannot be written to \(No space left"),
         shared_arrays(tmp_path, calls=np.zeros(3)),
     ):
         pass

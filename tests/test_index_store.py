@@ -22,6 +22,7 @@ from snvrag.index_store import (
 )
 from snvrag.panel import Panel
 from snvrag.provenance import digest_json
+from snvrag.verification import verify
 from snvrag.windows import WindowPlan
 
 CONFIG = WindowConfig(60, 64)
@@ -229,21 +230,46 @@ def test_an_interrupted_build_leaves_a_usable_folder(mosaic_panel, tmp_path):
     assert (report.built, report.reused) == (3, 2)
 
 
-def test_processes_can_build_one_folder_at_once(mosaic_panel, tmp_path):
-    script = (
-        "import sys; from pathlib import Path; from snvrag.index_store import build_index;"
-        "from snvrag.config import WindowConfig;"
-        "r = build_index(Path(sys.argv[1]), Path(sys.argv[2]), config=WindowConfig(10, 64));"
-        "print(r.built)"
-    )
-    command = [sys.executable, "-c", script, str(mosaic_panel), str(tmp_path / "i")]
+BUILD = """
+import sys
+from pathlib import Path
+from snvrag.config import WindowConfig
+from snvrag.index_store import build_index
+print(build_index(Path(sys.argv[1]), Path(sys.argv[2]), config=WindowConfig(10, 64)).built)
+"""
+TOUCH = """
+import sys
+from pathlib import Path
+import numpy as np
+from snvrag.config import WindowConfig
+from snvrag.index_store import IndexStore
+from snvrag.panel import Panel
+from snvrag.windows import WindowPlan
+with Panel.open(sys.argv[1]) as panel:
+    plan = WindowPlan.from_chromosomes(panel.chromosomes(), WindowConfig(10, 64))
+    with IndexStore.open(Path(sys.argv[2]), panel, plan) as store:
+        for window in np.random.default_rng(int(sys.argv[3])).permutation(plan.num_windows):
+            store.get(int(window))
+    print(store.stats.builds)
+"""
+
+
+def test_eight_processes_can_fill_one_folder_at_once(mosaic_panel, tmp_path):
+    """Six touch windows in an order of their own, as training does; two build all."""
+    folder = tmp_path / "i"
     running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(mosaic_panel), str(folder), str(number)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for number, script in enumerate([TOUCH] * 6 + [BUILD] * 2)
     ]
     results = [p.communicate(timeout=120) for p in running]
     assert all(p.returncode == 0 for p in running), results
     assert sum(int(out) for out, _ in results) == 25
-    assert len(Manifest.read(tmp_path / "i").windows) == 25
+    assert verify(folder, panel=mosaic_panel, deep=True).ok
+    assert not list(folder.glob("*.tmp"))
 
 
 def test_embedding_kind_records_what_it_depends_on(mosaic_panel, tmp_path):

@@ -25,6 +25,7 @@ ORDER = (
     *(
         "tokens",
         "vcf",
+        "unfailing_file",
         "panel",
         "array_sites",
         "conversion",

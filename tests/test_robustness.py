@@ -448,7 +448,7 @@ def test_two_runs_on_one_work_directory(case, tmp_path):
 SLOW = """
 import sys, time
 from snvrag import chunks, impute_chunks
-from snvrag.cli.app import main
+from snvrag.cli.entry import main
 chunks._FLANK_CM = 0.04
 chunks._CORE_WINDOWS = 1
 whole = impute_chunks.write_part

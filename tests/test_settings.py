@@ -83,7 +83,7 @@ def test_all_options_of_the_run_can_stand_in_toml(toml, capsys, monkeypatch):
 
 SLOW_TO_SPEAK = """
 import os, time
-from snvrag.cli.app import main
+from snvrag.cli.entry import main
 if os.environ["RANK"] == "0":
     time.sleep(3)
 main()

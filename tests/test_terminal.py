@@ -187,7 +187,7 @@ def test_shells_complete_commands_options_and_values(tmp_path):
             "COMP_WORDS": line,
             "COMP_CWORD": str(len(words) - 1),
         }
-        program = "import sys; sys.argv[0] = 'snvrag'; from snvrag.cli.app import main; main()"
+        program = "import sys; sys.argv[0] = 'snvrag'; from snvrag.cli.entry import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", program],
             env=environment,
@@ -205,7 +205,7 @@ def test_shells_complete_commands_options_and_values(tmp_path):
 
 @pytest.mark.parametrize(("shell", "word"), [("bash", "complete -o"), ("zsh", "#compdef snvrag")])
 def test_completion_scripts(shell, word):
-    program = "import sys; sys.argv[0] = 'snvrag'; from snvrag.cli.app import main; main()"
+    program = "import sys; sys.argv[0] = 'snvrag'; from snvrag.cli.entry import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "_SNVRAG_COMPLETE": f"source_{shell}"},

@@ -4,20 +4,18 @@ import contextlib
 import errno
 import os
 import shutil
-import signal
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Sequence
-from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from snvrag import __version__
 from snvrag.cli import commands
+from snvrag.cli.entry import EXIT_FAILED, EXIT_INTERRUPTED
 from snvrag.cli.evaluate import evaluate
 from snvrag.cli.examples import BEGIN, EXIT_CODES, epilog
 from snvrag.cli.impute import impute
@@ -26,9 +24,8 @@ from snvrag.cli.report import report
 from snvrag.cli.train import train
 from snvrag.errors import RankError, SnvragError
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+EXIT_USAGE = 2
 _PATIENCE_SECONDS = 10.0
-_AGAIN_SECONDS = 0.05
 
 
 def _untyped_flags(parameters: list[Any]) -> list[Any]:
@@ -101,28 +98,6 @@ def root(
     """Retrieval-augmented genotype imputation."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM: cleans up as Ctrl-C does."""
-
-
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    raise _TerminatedError
-
-
-def _deliver_again(lost: "sys.UnraisableHookArgs") -> None:
-    """Send an interruption anew that came where Python lets no exception out.
-
-    Such places are callbacks of weak references and destructors, which libraries are full of.
-    """
-    if not issubclass(lost.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(lost)
-        return
-    number = signal.SIGTERM if issubclass(lost.exc_type, _TerminatedError) else signal.SIGINT
-    timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
-    timer.daemon = True
-    timer.start()
 
 
 def run(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one return per ending
@@ -224,28 +199,3 @@ def _show_traceback(words: Sequence[str]) -> None:
         import traceback
 
         traceback.print_exc()
-
-
-def main() -> NoReturn:
-    """Entry point of the ``snvrag`` script."""
-    terminated = False
-
-    def on_term(signum: int, frame: FrameType | None) -> NoReturn:
-        nonlocal terminated
-        terminated = True
-        _terminate(signum, frame)
-
-    # Torch and numba each bring OpenMP threads. Waiting ones that spin keep the others from the
-    # cores: on a busy machine a small network trained many times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, on_term)
-    sys.unraisablehook = _deliver_again
-    code = run()
-    code = EXIT_TERMINATED if terminated else code
-    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # A process that fails cannot take leave of the others: threads of torch may be waiting for
-        # them still, and such threads can abort the interpreter's end.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)

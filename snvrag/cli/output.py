@@ -21,6 +21,7 @@ from snvrag.cli.options import Common
 from snvrag.cli.progress import Bar, LoggedProgress
 from snvrag.errors import OutputError
 from snvrag.observer import plain
+from snvrag.provenance import GrowingText
 
 if TYPE_CHECKING:
     from rich.panel import Panel
@@ -55,7 +56,7 @@ class Terminal:
             shown.addFilter(lambda record: record.levelno > logging.INFO or record.name not in hide)
         logger.addHandler(shown)
         if self.common.log_file is not None:
-            logger.addHandler(_file_handler(self.common.log_file))
+            logger.addHandler(_LogFile(self.common.log_file))
 
     def note(self, text: str) -> None:
         """One line on stderr, unless quiet."""
@@ -215,16 +216,37 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def _file_handler(path: Path) -> logging.Handler:
-    try:
-        handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"{path}: the log file cannot be written ({error.strerror})",
-            "choose another --log-file",
-        ) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    return handler
+class _LogFile(logging.Handler):
+    """Appends records to ``--log-file``; one that can no longer be written to is told of, once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        try:
+            self._file = GrowingText(path)
+        except OSError as error:
+            raise OutputError(
+                f"{path}: the log file cannot be written ({error.strerror})",
+                "choose another --log-file",
+            ) from error
+        self._path = path
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        if self._file.closed:
+            return
+        try:
+            self._file.write(self.format(record))
+        except OSError as error:
+            self._file.close()
+            logging.getLogger(__name__).warning(
+                "%s: the log file ends here, it cannot be written (%s)", self._path, error.strerror
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
 
 
 def _as_json(value: Any) -> Any:
