@@ -36,6 +36,8 @@ METHODS = (
 )
 """Prefix in ``metrics.jsonl`` and name of each method."""
 _RUN_FORMAT, _CONFIG, _METRICS = "snvrag-run", "config.json", "metrics.jsonl"
+RUN_FILES = (_CONFIG, _METRICS, EVENTS)
+"""What is read of a run folder."""
 _FIGURES = ("loss", "f1", "r2", "rare_f1", "rare_r2", "rare_loss", "rare_recall", "ece", *R2_BINS)
 _TIMES = ("train_seconds", "validation_seconds")
 # Of a line that no method has.

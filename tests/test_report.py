@@ -342,7 +342,6 @@ def test_the_commands(small, trained, tmp_path, capsys):
     assert run_command([*words, "--force", "--label", "[/b] [bold]x[/bold]"]) == 0
     told = capsys.readouterr().out
     assert "[/b] [bold]x[/bold]: 2 samples" in told
-    assert "--label '[/b] [bold]x[/bold]'" not in told
     assert run_command([*words[:-2], "--label", "a b"]) == 0
     assert "--label 'a b' -o evaluation.json" in capsys.readouterr().out
     command = ["report", str(trained[0]), str(kept), "-o", str(output)]
@@ -358,6 +357,11 @@ def test_the_commands(small, trained, tmp_path, capsys):
     assert not (tmp_path / "x.html").exists()
     with pytest.raises(UsageError, match="one of the inputs"):
         report([kept], kept, force=True)
+    own = trained[0] / "metrics.jsonl"
+    before = own.read_bytes()
+    with pytest.raises(UsageError, match="one of the inputs"):
+        report([trained[0]], own, force=True)
+    assert own.read_bytes() == before
     with pytest.raises(OutputError, match="exists already"):
         report([kept], output)
     with pytest.raises(UsageError, match="needs"):
