@@ -33,8 +33,8 @@ def folder_lock(folder: Path, hint: str) -> Iterator[None]:
             command.
         OutputError: the folder cannot be created, written to or locked.
     """
+    existed, descriptor = folder.is_dir(), -1
     with contextlib.ExitStack() as stack:
-        descriptor = -1
         try:
             while not _is_lock_of(folder, descriptor):
                 # Whoever had it may have removed the folder meanwhile.
@@ -52,7 +52,24 @@ def folder_lock(folder: Path, hint: str) -> Iterator[None]:
             raise OutputError(
                 f"{folder}: cannot be locked ({error.strerror})", "choose another folder"
             ) from error
+        except BaseException:
+            # Interrupted. Where somebody else has it, it is not empty.
+            if not existed:
+                if _is_lock_of(folder, descriptor) and _is_locked(descriptor):
+                    (folder / LOCK).unlink()
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
         yield
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Take the lock, or see that it is this process's already."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _is_lock_of(folder: Path, descriptor: int) -> bool:

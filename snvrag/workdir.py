@@ -3,8 +3,8 @@
 import contextlib
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,18 +179,20 @@ def shared_arrays(folder: Path, **arrays: NDArray[Any]) -> Iterator[Path]:
     Raises:
         OutputError: they cannot be written.
     """
-    with tempfile.TemporaryDirectory(
-        prefix=_SHARED, dir=folder, ignore_cleanup_errors=True
-    ) as place:
-        for name, array in arrays.items():
-            try:
-                _save(Path(place, f"{name}.npy"), array)
-            except OSError as error:
-                raise OutputError(
-                    f"{folder}: cannot be written to ({error.strerror or error})",
-                    "free some space, or choose another --work-dir",
-                ) from error
-        yield Path(place)
+    place = folder / f"{_SHARED}{secrets.token_hex(4)}"
+    try:
+        try:
+            place.mkdir()
+            for name, array in arrays.items():
+                _save(place / f"{name}.npy", array)
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: cannot be written to ({error.strerror or error})",
+                "free some space, or choose another --work-dir",
+            ) from error
+        yield place
+    finally:
+        remove(place)
 
 
 def write_part(path: Path, result: NDArray[np.uint16]) -> None:

@@ -597,6 +597,18 @@ def test_the_holder_of_a_folder_is_named(tmp_path):
             pass
 
 
+@pytest.mark.parametrize("when", ["open", "pwrite"])
+def test_a_folder_whose_locking_is_interrupted_is_removed(tmp_path, monkeypatch, when):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, when, interrupt)
+    with pytest.raises(KeyboardInterrupt), folder_lock(tmp_path / "w", "wait"):
+        pass
+    monkeypatch.undo()
+    assert names(tmp_path) == []
+
+
 def test_a_lock_whose_folder_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
     folder, removed = tmp_path / "w", []
     import fcntl
