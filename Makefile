@@ -5,6 +5,9 @@
 # make docs   write docs/cli.md from the commands, and docs/terminal.svg from a run
 # make bench  benchmarks, on the real data beside the checkout where it is there, and on a simulated
 #             chromosome: SIZE=small, or SIZE=full of 2,504 samples x 150,000 sites
+# make corpus every damaged and hostile file of tests/corpus.py, about an hour; EVERY=3 takes a third
+# make audit  look up the versions of constraints.txt in the databases of known vulnerabilities; needs
+#             a network that reaches PyPI's
 
 PYTHON ?= python3
 VENV   := .venv
@@ -12,8 +15,9 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEMO   := demo
 SIZE   := small
+EVERY  := 1
 
-.PHONY: demo test lint docs faults bench clean
+.PHONY: demo test lint docs faults bench corpus audit clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -64,5 +68,14 @@ bench: $(READY)
 	$(BIN)/python benchmarks/chromosome.py --size $(SIZE) --data .bench-runs/chromosome-$(SIZE) \
 	    --plot .bench-runs/growth-$(SIZE).png
 
+corpus: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/corpus.py --every $(EVERY)
+
+# --strict: a version that cannot be looked up is no version without a vulnerability.
+audit:
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
 clean:
-	rm -rf $(VENV) $(DEMO) .bench-runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .audit $(DEMO) .bench-runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -50,7 +50,7 @@ class GenotypeCalibration:
     source: str
     """``GP``, or ``HDS`` where they are products of haplotype dosages."""
     ece: float
-    """Mean of the three genotypes' own."""
+    """Mean of the genotypes' own, of those that can occur: haploid data have no het."""
     genotypes: dict[str, Calibration]
     """By :data:`GENOTYPES`."""
 
@@ -197,9 +197,10 @@ class GenotypeReliability:
         if not self._complete or not self._sources:
             return None
         found = [r.result() for r in self._by_genotype]
+        defined = [c.ece for c in found if not np.isnan(c.ece)]
         return GenotypeCalibration(
             source="+".join(sorted(self._sources)),
-            ece=float(np.mean([c.ece for c in found])),
+            ece=float(np.mean(defined)) if defined else float("nan"),
             genotypes=dict(zip(GENOTYPES, found, strict=True)),
         )
 

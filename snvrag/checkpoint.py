@@ -11,6 +11,7 @@
 Nothing here is ever unpickled, and weights carry no provenance, so equal runs give equal bytes.
 """
 
+import json
 import logging
 import stat
 from collections.abc import Mapping
@@ -28,19 +29,22 @@ from snvrag.errors import InputError
 from snvrag.provenance import (
     atomic_file,
     atomic_folder,
+    digest_json,
     read_json,
     remove,
     remove_whole,
     write_json,
 )
-from snvrag.weights import WEIGHTS, WEIGHTS_FORMAT, check_shapes, read_tensors
+from snvrag.weights import WEIGHTS, check_shapes, read_tensors, weights_format
 
 logger = logging.getLogger(__name__)
 
 STATE_FORMAT = "snvrag-checkpoint"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+_HEADER = {"format_name": STATE_FORMAT, "format_version": FORMAT_VERSION}
+_DIGEST = "digest"
 _KEEP = 2
 _RNG = "rng.cpu"
 _RNG_CUDA = "rng.cuda"
@@ -91,9 +95,10 @@ def save_checkpoint(
         if copy is not None:
             tensors |= {f"{_COPY}{name}": value for name, value in _weight_tensors(copy).items()}
         _save(tensors, temporary / OPTIMIZER)
-        header = {"format_name": STATE_FORMAT, "format_version": FORMAT_VERSION}
+        # Through JSON, so that its digest is that of what the file gives back.
+        told = json.loads(json.dumps({**_HEADER, **state}))
         # The folder as a whole is waited for.
-        write_json(temporary / STATE, header | dict(state), durable=False)
+        write_json(temporary / STATE, told | {_DIGEST: digest_json(told)}, durable=False)
     # Later steps are what a resume passed over as damaged: they are no longer of this run.
     later = [p for p in folder.glob("step-*") if p.name > path.name]
     for old in later + [p for p in checkpoints(folder) if p not in later][:-_KEEP]:
@@ -126,7 +131,9 @@ class Checkpoint:
         try:
             state = read_json(path / STATE)
             found = (state.get("format_name"), state.get("format_version"))
-            if found == (STATE_FORMAT, FORMAT_VERSION):
+            if found == tuple(_HEADER.values()):
+                if state.pop(_DIGEST, None) != digest_json(state):
+                    raise InputError(f"{path / STATE}: was changed: its digest does not match")
                 return cls(path, _load(path / WEIGHTS), _load(path / OPTIMIZER), state)
         except InputError as error:
             raise DamagedError(error.message, "train afresh with --force") from error
@@ -143,7 +150,19 @@ class Checkpoint:
 
         Raises:
             MismatchError: the checkpoint belongs to another network.
+            DamagedError: it holds what no checkpoint holds.
         """
+        try:
+            self._restore(model, optimizer, copy)
+        except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+            told = str(error).partition("\n")[0]
+            raise DamagedError(
+                f"{self.path}: cannot be resumed ({told})", "train afresh with --force"
+            ) from error
+
+    def _restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, copy: nn.Module | None
+    ) -> None:
         _apply_weights(model, self.weights, self.path / WEIGHTS)
         tensors = dict(self.optimizer)
         names = [name for name in tensors if name.startswith(_COPY)]
@@ -226,8 +245,9 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     # safetensors makes files that nobody else may read; an ordinary new file shows the usual mode.
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
+    metadata = weights_format({name: value.numpy() for name, value in tensors.items()})
     try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=WEIGHTS_FORMAT)
+        save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=metadata)
     except SafetensorError as error:
         # A full disk, for example: its own error says so in words only.
         raise OSError(str(error)) from error

@@ -4,6 +4,8 @@ import contextlib
 import functools
 import hashlib
 import logging
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +31,11 @@ def compiled(
             found = make(cache=True)(function)
             found._cache = _Kept(found._cache)  # type: ignore[attr-defined]
             sources = Path(function.__code__.co_filename).parent
-            _drop_stale(Path(found._cache.cache_path), sources)  # type: ignore[attr-defined]
+            folder = Path(found._cache.cache_path)  # type: ignore[attr-defined]
+            if others_write(folder, sources):
+                _tell_of_others(folder)
+                return cast(Callable[..., Any], make(cache=False)(function))
+            _drop_stale(folder, sources)
         except RuntimeError as error:
             if "cannot cache" not in str(error):
                 raise
@@ -73,6 +79,25 @@ class _Kept:
 
 
 @functools.cache
+def others_write(folder: Path, sources: Path) -> bool:
+    """Whether someone else may put files into a cache of numba's, whose index is a pickle.
+
+    What lies there is executed. Nothing is unpickled before a kernel is first called.
+
+    Args:
+        folder: the cache.
+        sources: the folder of the source files, whose owner is trusted as they are.
+    """
+    trusted = {0, os.geteuid(), sources.stat().st_uid}
+    parent = folder.parent.stat()
+    # Of a folder such as /tmp, what belongs to another cannot be replaced.
+    open_parent = parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX
+    found = [path.lstat() for path in (folder, *folder.glob("*.nb[ic]"))]
+    own = all(one.st_uid in trusted and not one.st_mode & stat.S_IWOTH for one in found)
+    return bool(open_parent) or not own
+
+
+@functools.cache
 def _drop_stale(folder: Path, sources: Path) -> None:
     """Remove from a cache of numba's what was compiled from other sources than those there.
 
@@ -110,6 +135,15 @@ def _tell_compiling() -> None:
 
 
 event.register("numba:compile", _Listener())  # type: ignore[no-untyped-call]
+
+
+@functools.cache
+def _tell_of_others(folder: Path) -> None:
+    logger.warning(
+        "%s: others can write there, and compiled code in it would be executed: it is neither read "
+        "nor kept; set NUMBA_CACHE_DIR to a folder of your own",
+        folder,
+    )
 
 
 @functools.cache

@@ -4,8 +4,9 @@ Defaults stand here once: the command line, the library, ``snvrag.toml`` and the
 """
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from snvrag.errors import InputError, UsageError
@@ -397,8 +398,8 @@ def run_config_from_json(data: Mapping[str, Any], where: str) -> RunConfig:
     """Read a :class:`RunConfig` back from its ``dataclasses.asdict`` form.
 
     Raises:
-        InputError: it is no table of tables, or has an unknown setting or a wrong type.
-        UsageError: a value is out of range.
+        InputError: it is no table of tables, or has an unknown setting, a wrong type or a value
+            out of range.
     """
     if not isinstance(data, Mapping):
         raise InputError(
@@ -413,8 +414,18 @@ def run_config_from_json(data: Mapping[str, Any], where: str) -> RunConfig:
         section = data.get(name, {})
         if not isinstance(section, Mapping):
             raise InputError(f"{where}: section {name!r} is not a table")
-        built[name] = from_mapping(cls, section, f"{where}, section {name}")
-    return RunConfig(**built)
+        of_section = partial(from_mapping, cls, section, f"{where}, section {name}")
+        built[name] = _named(where, of_section)
+    config: RunConfig = _named(where, lambda: RunConfig(**built))
+    return config
+
+
+def _named(where: str, make: Callable[[], Any]) -> Any:
+    """What ``make`` gives; a value out of range is an error of the file, not of an option."""
+    try:
+        return make()
+    except UsageError as error:
+        raise InputError(f"{where}: {error.message}", error.hint) from error
 
 
 def run_config(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from snvrag.arrays import map_array
 from snvrag.errors import InputError
 from snvrag.panel import FREQUENCIES, GLOBAL, PanelWriter
 from snvrag.provenance import (
@@ -26,8 +27,8 @@ from snvrag.provenance import (
 from snvrag.sites import Region
 from snvrag.vcf import GenotypeBlock, GenotypeReader, SampleSelection, SiteCounts
 
-# A block of int16 genotypes, as the reader stacks them, stays below this.
-_BLOCK_BYTES = 24 * 2**20
+# A block of genotypes, two int32 each as the reader stacks them, stays below this.
+_BLOCK_BYTES = 32 * 2**20
 _BLOCK_SITES = 512
 _MAX_BLOCKS = 8
 
@@ -203,7 +204,7 @@ def _stream(
 
 def block_size(n_samples: int) -> int:
     """Sites read at a time: whole chunks, as many as the memory bound allows, at least one."""
-    bytes_per_chunk = _BLOCK_SITES * n_samples * 3 * 2
+    bytes_per_chunk = _BLOCK_SITES * n_samples * 2 * 4
     return _BLOCK_SITES * max(1, min(_MAX_BLOCKS, _BLOCK_BYTES // bytes_per_chunk))
 
 
@@ -316,12 +317,12 @@ def read_populations(path: Path) -> dict[str, str]:
 
 def _read_frequency_table(path: Path, n_populations: int) -> NDArray[np.float32]:
     try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        table = map_array(path)
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: is not a readable NPY file ({error})", "save it with numpy.save"
         ) from error
-    if not isinstance(table, np.ndarray) or table.dtype.kind != "f" or table.ndim != 3:
+    if table.dtype.kind != "f" or table.ndim != 3:
         raise InputError(f"{path}: holds no 3-dimensional float array", "see docs/formats.md")
     if table.shape[:2] != (len(FREQUENCIES), n_populations):
         raise InputError(

@@ -30,6 +30,7 @@ _POLL_SECONDS = 0.01
 _TIMEOUT = timedelta(minutes=30)
 _FAILED, _EXIT_CODE, _DONE = "failed", "exit-code", "done"
 _INTERRUPTED = 130
+_MOST_THREADS = 1 << 12
 
 Tree = TypeVar("Tree")
 
@@ -285,8 +286,8 @@ def resolve_device(name: str) -> torch.device:
 def set_threads(threads: int | None) -> int:
     """Limit torch to ``threads`` CPU threads; returns how many it uses."""
     if threads is not None:
-        if threads < 1:
-            raise UsageError(f"--threads {threads}: must be at least 1")
+        if not 1 <= threads <= _MOST_THREADS:
+            raise UsageError(f"--threads {threads}: must lie between 1 and {_MOST_THREADS:,}")
         torch.set_num_threads(threads)
     return torch.get_num_threads()
 

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError
+from snvrag.provenance import check_regular, read_bytes
 from snvrag.sites import plain_chromosome
 
 CM_PER_MB = 1.0
 _PLINK_COLUMNS = 4
+_MAX_BYTES = 64 * 2**20
+_MAX_POSITION = 1 << 40
 _FORMS = "PLINK 'chr id cM bp', SHAPEIT 'pos chr cM', Eagle with a header, Minimac4 '#chrom pos cM'"
 
 
@@ -48,7 +52,7 @@ class GeneticMap:
                     f"known forms: {_FORMS}",
                 ) from error
             own = found.setdefault(name, [])
-            if not np.isfinite(point[1]) or (
+            if not (np.isfinite(point[1]) and abs(point[0]) < _MAX_POSITION) or (
                 own and (point[0] < own[-1][0] or point[1] < own[-1][1])
             ):
                 raise InputError(
@@ -124,9 +128,13 @@ class GeneticMap:
 def _lines(path: Path) -> list[str]:
     """Lines of a map, which may be compressed with gzip, as SHAPEIT's and Eagle's come."""
     try:
-        data = path.read_bytes()
+        check_regular(path)
+        data = read_bytes(path, _MAX_BYTES)
         if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as inflated:
+                data = inflated.read(_MAX_BYTES + 1)
+            if len(data) > _MAX_BYTES:
+                raise InputError(f"{path}: holds more than the {_MAX_BYTES:,} bytes of any map")
         return data.decode().splitlines()
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or "damaged gzip"

@@ -30,6 +30,7 @@ from snvrag.provenance import (
     TEMPORARY,
     Progress,
     atomic_file,
+    check_regular,
     digest_json,
     prepare_output_folder,
     read_json,
@@ -118,7 +119,7 @@ class Manifest:
 
 def _is_entry(number: str, entry: object) -> bool:
     fields = {name: type(value) for name, value in entry.items()} if isinstance(entry, dict) else {}
-    return number.isdecimal() and fields == {"bytes": int, "sha256": str}
+    return number.isascii() and number.isdecimal() and fields == {"bytes": int, "sha256": str}
 
 
 def index_identity(panel: Panel, plan: WindowPlan, kind: Kind) -> dict[str, Any]:
@@ -144,6 +145,7 @@ def read_index_file(path: Path, entry: Mapping[str, Any]) -> bytes:
         InputError: it is gone, or its size or SHA-256 is another.
     """
     try:
+        check_regular(path)
         size = path.stat().st_size
         if size != entry["bytes"]:
             raise InputError(f"{path.name} has {size:,} bytes, not {entry['bytes']:,}")

@@ -155,19 +155,24 @@ class Score:
         return cls(groups, [PooledR2(**pooled) for pooled in state["bins"]])
 
 
-def selection_metric(score: Score, focal_gamma: float) -> float:
+def selection_metric(figures: Mapping[str, float], focal_gamma: float) -> float:
     """How good an epoch is at rare sites, or at all where nobody carries a rare minor allele.
 
     Minus the log of the cross-entropy, whose steps are relative, or with a focal loss, which does
     not keep probabilities calibrated, F1; 0 if undefined. Of the few carriers that are held out,
     F1 sees only who crosses one half, and favours an epoch by chance.
     Which sites follows from the data alone, so every epoch of a run is judged by the same.
+
+    Args:
+        figures: of :meth:`Score.summary`.
+        focal_gamma: γ of the run's loss.
     """
-    rare = score.groups["rare"]
-    judged = (rare if rare.tp + rare.fn else score.groups["all"]).summary()
+    group = "" if math.isnan(figures["rare_recall"]) else "rare_"
     if focal_gamma > 0:
-        return 0.0 if math.isnan(judged["f1"]) else judged["f1"]
-    return -math.log(judged["loss"]) if judged["loss"] > 0 else 0.0
+        f1 = figures[f"{group}f1"]
+        return 0.0 if math.isnan(f1) else f1
+    loss = figures[f"{group}loss"]
+    return -math.log(loss) if loss > 0 else 0.0
 
 
 def _r2_state(pooled: PooledR2) -> dict[str, float]:

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from functools import cached_property
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError
+from snvrag.panel_storage import stored_wrongly
 from snvrag.provenance import changed_while_read, file_stamp
 from snvrag.sites import SiteTable
 from snvrag.unfailing_file import UnfailingFile
@@ -32,12 +34,19 @@ _HOW_TO_MAKE = "make it with: snvrag convert PANEL.vcf.gz -o panel.h5"
 _CHUNK_SITES = 512
 _CHUNK_SAMPLES = 8192
 _CHUNK_ROWS = 1 << 16
+_CHUNK_BYTES = 1 << 23
 # Windows are no multiple of a chunk: without room for one, each is decompressed for two windows.
 _READ_CACHE_BYTES = 16 << 20
 _SITE_STRINGS = ("CHROM", "ID", "REF", "ALT")
 # Measured on 1000 Genomes genotypes: a third to a tenth of the bytes of gzip or lzf, and the
 # fastest to read. Level 5 takes two fifths longer than 4 for 2% of the bytes.
-_COMPRESSION = hdf5plugin.Blosc(cname="zstd", clevel=4, shuffle=hdf5plugin.Blosc.BITSHUFFLE)
+# Blosc keeps no checksum: without one of HDF5's, a changed byte becomes other genotypes.
+_COMPRESSION = {
+    **hdf5plugin.Blosc(cname="zstd", clevel=4, shuffle=hdf5plugin.Blosc.BITSHUFFLE),
+    "fletcher32": True,
+}
+# HDF5 since 1.10, whose structure has checksums too.
+_LIBRARY = ("v110", "v110")
 
 
 class PanelWriter:
@@ -73,7 +82,8 @@ class PanelWriter:
 
     def _create(self, path: Path, n: int) -> tuple[h5py.File, h5py.Dataset]:
         """The file, and the dataset of the genotypes of n samples."""
-        file = h5py.File(path, "w", driver="fileobj", fileobj=self._target)
+        driver = {"driver": "fileobj", "fileobj": self._target}
+        file = h5py.File(path, "w", libver=_LIBRARY, **driver)
         genotypes = file.create_dataset(
             "calldata/GT",
             shape=(0, n, 2),
@@ -171,10 +181,11 @@ class PanelWriter:
         return digest
 
     def _write(self, name: str, data: NDArray[Any]) -> None:
-        chunks = (*data.shape[:-1], min(data.shape[-1], _CHUNK_ROWS))
+        # Alleles of indels can be long: a chunk of them is to be no larger for that.
+        rows = max(1, _CHUNK_BYTES // (data.itemsize * int(np.prod(data.shape[:-1]))))
+        chunks = (*data.shape[:-1], min(data.shape[-1], _CHUNK_ROWS, rows))
         self._file.create_dataset(name, data=data, chunks=chunks, **_COMPRESSION)
-        self._hash.update(f"{name} {data.dtype.str} {data.shape}".encode())
-        self._hash.update(np.ascontiguousarray(data).tobytes())
+        _digest_of(self._hash, name, data)
 
     def close(self) -> None:
         """Close the file; it is a panel only after :meth:`finish`."""
@@ -182,6 +193,11 @@ class PanelWriter:
         self._thread.submit(self._file.close).result()
         self._thread.shutdown()
         self._target.close()
+
+
+def _digest_of(digest: Any, name: str, data: NDArray[Any]) -> None:
+    digest.update(f"{name} {data.dtype.str} {data.shape}".encode())
+    digest.update(np.ascontiguousarray(data).tobytes())
 
 
 class Panel:
@@ -218,6 +234,12 @@ class Panel:
             raise InputError(f"{path}: is not a readable HDF5 file", _HOW_TO_MAKE) from error
         try:
             return cls(path, file)
+        except InputError:
+            file.close()
+            raise
+        except Exception as error:  # h5py raises all kinds for what HDF5 cannot make sense of
+            file.close()
+            raise InputError(f"{path}: is damaged ({error})", "convert the panel again") from error
         except BaseException:
             file.close()
             raise
@@ -256,13 +278,13 @@ class Panel:
     def _check(self) -> None:
         attributes = self._file.attrs
         found = (attributes.get("format_name"), attributes.get("format_version"))
-        if found[0] != PANEL_FORMAT or int(found[1] or 0) != PANEL_VERSION:
+        if [str(value) for value in found] != [PANEL_FORMAT, str(PANEL_VERSION)]:
             raise InputError(
                 f"{self.path}: format {found[0]!r} version {found[1]}, not {PANEL_FORMAT!r} "
                 f"version {PANEL_VERSION}",
                 _HOW_TO_MAKE,
             )
-        if not isinstance(attributes.get("digest"), str):
+        if not re.fullmatch("[0-9a-f]{64}", str(attributes.get("digest"))):
             raise self._damaged("has no content digest")
         gt = self._dataset("calldata/GT", "i1", 3)
         n_sites, n_samples, ploidy = gt.shape
@@ -283,6 +305,8 @@ class Panel:
         text = dataset.dtype.str.lstrip("<>|=")
         if dataset.ndim != dimensions or not text.startswith(kind):
             raise self._damaged(f"{name} is {dataset.dtype} with {dataset.ndim} dimensions")
+        if wrong := stored_wrongly(self._file, self.path, name):
+            raise self._damaged(f"{name} {wrong}")
         return dataset
 
     def _read(self, name: str, selection: Any = ...) -> NDArray[Any]:
@@ -292,7 +316,15 @@ class Panel:
             raise self._damaged(f"{name} cannot be read ({error})") from error
 
     def _strings(self, name: str) -> NDArray[np.str_]:
-        return np.char.decode(self._read(name), "utf-8")
+        data = self._read(name)
+        characters = data.view(np.uint8)
+        # Blanks and what is below them would cut the lines of a VCF.
+        if ((characters <= ord(" ")) & (characters > 0)).any() or not data.all():
+            raise self._damaged(f"{name} holds empty names, or blanks in them")
+        try:
+            return np.char.decode(data, "utf-8")
+        except UnicodeDecodeError as error:
+            raise self._damaged(f"{name} holds what is not text") from error
 
     @cached_property
     def samples(self) -> tuple[str, ...]:
@@ -307,23 +339,38 @@ class Panel:
     @cached_property
     def sites(self) -> SiteTable:
         """All sites."""
-        chrom, ids, ref, alt = (self._strings(f"variants/{n}") for n in _SITE_STRINGS)
-        return SiteTable(chrom, self.positions, ids, ref, alt)
+        ids, ref, alt = (self._strings(f"variants/{n}") for n in ("ID", "REF", "ALT"))
+        chrom = self._chrom
+        sites = SiteTable(chrom, self.positions, ids, ref, alt)
+        spans = sites.chromosomes()
+        falls = any((np.diff(sites.pos[a:b]) < 0).any() for _, a, b in spans)
+        if falls or sites.pos.min() < 0 or len({name for name, _, _ in spans}) < len(spans):
+            raise self._damaged("its sites are not in order")
+        return sites
 
     @cached_property
     def af(self) -> NDArray[np.float32]:
         """ALT frequency from the frequency table, population GLOBAL: float32 [sites]."""
-        return self._read("variants/AF")
+        found = self._read("variants/AF")
+        if not ((found >= 0) & (found <= 1)).all():
+            raise self._damaged("variants/AF holds what is no frequency")
+        return found
 
     @cached_property
     def ac(self) -> NDArray[np.int32]:
         """ALT alleles counted: int32 [sites]."""
-        return self._read("variants/AC")
+        found = self._read("variants/AC")
+        if not ((found >= 0) & (found <= self.an)).all():
+            raise self._damaged("variants/AC holds what is no count")
+        return found
 
     @cached_property
     def an(self) -> NDArray[np.int32]:
         """Haplotypes counted: int32 [sites]."""
-        return self._read("variants/AN")
+        found = self._read("variants/AN")
+        if not ((found >= 0) & (found <= 2 * self.n_samples)).all():
+            raise self._damaged("variants/AN holds what is no count")
+        return found
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -334,11 +381,25 @@ class Panel:
             raise self._damaged("has no readable provenance") from error
         return data if isinstance(data, dict) else {}
 
+    def content_digest(self) -> str:
+        """What :attr:`digest` must be, counted anew from all that the file holds."""
+        digest = hashlib.sha256()
+        for first in range(0, self.n_sites, _CHUNK_SITES):
+            digest.update(self.genotypes(first, first + _CHUNK_SITES).tobytes())
+        names = ["samples", *(f"variants/{name}" for name in _SITE_STRINGS)]
+        names += [f"variants/{name}" for name in ("POS", "AC", "AN", "AF")]
+        for name in [*names, "frequencies/populations", *(f"frequencies/{n}" for n in FREQUENCIES)]:
+            _digest_of(digest, name, self._read(name))
+        return digest.hexdigest()
+
     @cached_property
     def _real(self) -> NDArray[np.bool_]:
         """bool [samples * 2]: which allele columns are haplotypes."""
         first_site: NDArray[np.int8] = self._read("calldata/GT", 0).ravel()
-        return np.not_equal(first_site, NO_SECOND_HAPLOTYPE)
+        found = np.not_equal(first_site, NO_SECOND_HAPLOTYPE)
+        if not found[::2].all():
+            raise self._damaged("calldata/GT holds samples without haplotypes")
+        return found
 
     @cached_property
     def haplotype_sample(self) -> NDArray[np.int64]:
@@ -356,11 +417,15 @@ class Panel:
         return np.arange(low, high, dtype=np.int64)
 
     @cached_property
+    def _chrom(self) -> NDArray[np.str_]:
+        return self._strings("variants/CHROM")
+
+    @cached_property
     def _chromosomes(self) -> list[tuple[str, int]]:
-        chrom = self._read("variants/CHROM")
+        chrom = self._chrom
         starts = np.flatnonzero(np.r_[True, chrom[1:] != chrom[:-1]])
         sizes = np.diff(np.r_[starts, len(chrom)])
-        return [(chrom[i].decode(), int(n)) for i, n in zip(starts, sizes, strict=True)]
+        return [(str(chrom[i]), int(n)) for i, n in zip(starts, sizes, strict=True)]
 
     def chromosomes(self) -> list[tuple[str, int]]:
         """``(name, number of sites)`` of each chromosome, in file order."""

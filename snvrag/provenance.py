@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,8 @@ Progress = Callable[[str, int, int], None]
 """Called as ``progress(task, done, total)``; a total of 0 is unknown."""
 _HASH_BYTES = 4 << 20
 MAX_JSON_BYTES = 64 * 2**20
+_MAX_JSON_VALUES = 4_000_000
+MAX_LIST_BYTES = 256 * 2**20
 TEMPORARY = ".tmp"
 """Ends the names of files that are being written; they begin with a dot."""
 _PROBE = "snvrag-probe"
@@ -334,20 +337,48 @@ def write_json(path: Path, data: object, *, durable: bool = True) -> None:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
+def check_regular(path: Path) -> None:
+    """Refuse a device or a pipe, which can have no end, where a file is read more than once.
+
+    Raises:
+        InputError: it is one.
+        OSError: it is absent, or cannot be looked at.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path}: is a device or a pipe, not a file", "give a file")
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Content of a file, or of a pipe, of ``max_bytes`` at most, whatever its size claims.
+
+    Raises:
+        InputError: it holds more.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as handle:
+        data = handle.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        size = max(path.stat().st_size, len(data))
+        raise InputError(f"{path}: {size:,} bytes, more than the {max_bytes:,} expected of it")
+    return data
+
+
 def read_lines(path: Path) -> list[str]:
     """Lines of a text file.
 
     Raises:
-        InputError: the file is absent or not text.
+        InputError: the file is absent, not text, or larger than any list of sites or samples.
     """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        return read_bytes(path, MAX_LIST_BYTES).decode("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise InputError(f"{path}: cannot be read as text", "give a text file") from error
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path}: cannot be read ({error.strerror})", "check the path of the file"
+            f"{path}: cannot be read ({reason})", "check the path of the file"
         ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: cannot be read as text", "give a text file") from error
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -382,10 +413,12 @@ def read_json_lines(path: Path, *, damaged_ok: bool = False) -> list[dict[str, A
 
 def _text(path: Path, max_bytes: int) -> str:
     try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise InputError(f"{path}: {size:,} bytes, more than the {max_bytes:,} expected of it")
-        return path.read_text(encoding="utf-8")
+        check_regular(path)
+        text = read_bytes(path, max_bytes)
+        # A list or table that is empty takes 20 times its text.
+        if sum(map(text.count, (b"[", b"{", b","))) > _MAX_JSON_VALUES:
+            raise InputError(f"{path}: holds more values than expected of it")
+        return text.decode("utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

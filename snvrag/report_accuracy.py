@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from html import escape
 
 from snvrag.calibration import GENOTYPES, CalibrationBin, QualityAccuracy
+from snvrag.evaluation import BinAccuracy
 from snvrag.evaluation_file import SavedEvaluation
 from snvrag.report_figures import (
     SHARE_TICKS,
@@ -16,6 +17,7 @@ from snvrag.report_figures import (
     grid,
     nice_ticks,
     number,
+    signed,
     table_html,
     value_axis,
 )
@@ -35,12 +37,11 @@ def accuracy_section(evaluations: Sequence[SavedEvaluation]) -> str:
         for style, (e, own) in enumerate(zip(evaluations, values, strict=True))
     ]
     rows = [
-        [name, f"{first.bins[i].n_sites:,}", *(number(own[i]) for own in values)]
+        [name, _sites([e.bins[i] for e in evaluations]), *(number(own[i]) for own in values)]
         for i, name in enumerate(names)
     ]
-    rows.append(
-        ["all", f"{first.all.n_sites:,}", *(number(e.all.aggregate_r2) for e in evaluations)]
-    )
+    whole = [e.all for e in evaluations]
+    rows.append(["all, 0 too", _sites(whole), *(number(b.aggregate_r2) for b in whole)])
     columns = ["MAF", "sites", *(e.label for e in evaluations)]
     charts = [
         Chart(
@@ -57,6 +58,11 @@ def accuracy_section(evaluations: Sequence[SavedEvaluation]) -> str:
         charts.append(_differences(evaluations, values, names, axis))
     charts += [_concordance(evaluations, names, axis), _samples(evaluations)]
     return grid(charts) + _along(evaluations)
+
+
+def _sites(bins: Sequence[BinAccuracy]) -> str:
+    """Sites of one bin in each evaluation: one number where all have the same."""
+    return " / ".join(dict.fromkeys(f"{b.n_sites:,}" for b in bins))
 
 
 def _along(evaluations: Sequence[SavedEvaluation]) -> str:
@@ -82,7 +88,8 @@ def _along(evaluations: Sequence[SavedEvaluation]) -> str:
         x = Axis(f"position on chromosome {next(iter(spans))[:20]}, Mb", low, high, marks)
     lines, rows = [], []
     for style, e in enumerate(evaluations):
-        for number_, name in enumerate(spans):
+        label = e.label
+        for name in spans:
             own = [r for r in e.regions if r.chromosome == name]
             tips = [
                 f"{e.label}, {name}:{r.first:,}–{r.last:,}: {number(r.mean_site_r2)} "
@@ -91,7 +98,10 @@ def _along(evaluations: Sequence[SavedEvaluation]) -> str:
             ]
             middles = [(r.first + r.last) / 2 + shift[name] for r in own]
             values = [r.mean_site_r2 for r in own]
-            lines.append(Line(e.label if number_ == 0 else "", middles, values, style, tips=tips))
+            line = Line(label, middles, values, style, tips=tips)
+            lines.append(line)
+            # Once in the legend, which leaves out lines without a point.
+            label = "" if line.points() else label
         rows += [
             [
                 e.label,
@@ -139,15 +149,12 @@ def _differences(
             own,
             style,
             dashed=style == 0,
-            tips=[f"{e.label}, MAF {n}: {g:+.4f}" for n, g in zip(names, own, strict=True)],
+            tips=[f"{e.label}, MAF {n}: {signed(g)}" for n, g in zip(names, own, strict=True)],
             markers=style > 0,
         )
         for style, (e, own) in enumerate(zip(evaluations, gains, strict=True))
     ]
-    rows = [
-        [name, *(f"{own[i]:+.4f}" if math.isfinite(own[i]) else "–" for own in gains[1:])]
-        for i, name in enumerate(names)
-    ]
+    rows = [[name, *(signed(own[i]) for own in gains[1:])] for i, name in enumerate(names)]
     return Chart(
         title=f"Difference to {first}",
         note=f"The same figures less those of {first}: above the dashed line is better. In rare "
@@ -339,10 +346,17 @@ def evaluation_summary(evaluations: Sequence[SavedEvaluation]) -> str:
         for e in evaluations
     ]
     columns = ["imputed", "samples", "masked sites", "r²", "non-major concordance", "ECE"]
-    best = max(evaluations, key=lambda e: (not math.isnan(e.all.aggregate_r2), e.all.aggregate_r2))
+    defined = [e for e in evaluations if not math.isnan(e.all.aggregate_r2)]
     told = f"{len(evaluations)} imputed files were" if len(evaluations) > 1 else "One file was"
     words = f"{told} compared with the truth at masked sites."
-    if len(evaluations) > 1:
+    what = [([s.sample for s in e.samples], [b.n_sites for b in e.bins]) for e in evaluations]
+    if what.count(what[0]) < len(what):
+        words += (
+            " They were not compared at the same sites and samples, so that differences between "
+            "them may come from that alone."
+        )
+    elif len(defined) > 1:
+        best = max(defined, key=lambda e: e.all.aggregate_r2)
         words += f" Over all of these sites the highest r² is that of {best.label}."
     table = table_html(Table(columns, rows), "Imputed files against the truth")
     return f'<p class="lead">{escape(words)}</p>{table}'

@@ -258,6 +258,12 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "–"
 
 
+def signed(value: float) -> str:
+    """A difference with its sign, or a dash where undefined; what rounds to nothing has none."""
+    rounded = round(value, 4) if math.isfinite(value) else math.nan
+    return "–" if math.isnan(rounded) else f"{rounded:+.4f}" if rounded else "0.0000"
+
+
 def grid(figures: Sequence[str]) -> str:
     """Figures side by side, as many as fit."""
     return f'<div class="figures">{"".join(figures)}</div>'

@@ -10,7 +10,7 @@ from typing import Any
 
 from snvrag.dosage import BIN_EDGES
 from snvrag.errors import InputError
-from snvrag.metrics import R2_BINS
+from snvrag.metrics import R2_BINS, selection_metric
 from snvrag.provenance import read_json, read_json_lines
 from snvrag.report_figures import (
     SHARE_TICKS,
@@ -21,6 +21,7 @@ from snvrag.report_figures import (
     frequency_axis,
     grid,
     number,
+    signed,
     table_html,
     value_axis,
 )
@@ -35,7 +36,9 @@ METHODS = (
 )
 """Prefix in ``metrics.jsonl`` and name of each method."""
 _RUN_FORMAT, _CONFIG, _METRICS = "snvrag-run", "config.json", "metrics.jsonl"
-_FIGURES = ("loss", "r2", "rare_f1", "rare_r2", "rare_loss", "rare_recall", "ece", *R2_BINS)
+RUN_FILES = (_CONFIG, _METRICS, EVENTS)
+"""What is read of a run folder."""
+_FIGURES = ("loss", "f1", "r2", "rare_f1", "rare_r2", "rare_loss", "rare_recall", "ece", *R2_BINS)
 _TIMES = ("train_seconds", "validation_seconds")
 # Of a line that no method has.
 _TRAINING_STYLE = 4
@@ -91,7 +94,7 @@ def read_run(path: Path) -> RunFacts:
     return RunFacts(
         name=path.resolve().name,
         rows=rows,
-        best=_best_epoch(rows, focal=_number(train, "focal_gamma") > 0),
+        best=_best_epoch(rows, _number(train, "focal_gamma")),
         epochs=_whole(train, "epochs"),
         start=next((_facts(e) for e in events if e.get("event") == "start"), {}),
         finished=any(e.get("event") == "end" for e in events),
@@ -125,16 +128,12 @@ def _rows(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def _best_epoch(rows: Sequence[Mapping[str, float]], *, focal: bool) -> int:
-    """The epoch that training keeps, by the rule of ``metrics.selection_metric``."""
-    best, kept = -math.inf, 0
-    for number_, row in enumerate(rows, start=1):
-        group = "" if math.isnan(row["val_rare_recall"]) else "rare_"
-        loss = row[f"val_{group}loss"]
-        metric = row["val_rare_f1"] if focal else -loss
-        if kept == 0 or metric > best:
-            best, kept = metric, number_
-    return kept
+def _best_epoch(rows: Sequence[Mapping[str, float]], gamma: float) -> int:
+    """The epoch that training keeps: the first of those that it judges best."""
+    judged = [
+        selection_metric({name: row[f"val_{name}"] for name in _FIGURES}, gamma) for row in rows
+    ]
+    return judged.index(max(judged)) + 1 if judged else 0
 
 
 def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -179,19 +178,25 @@ def run_summary(run: RunFacts) -> str:
     if not run.rows:
         return _lead(run, [*words, "No epoch is complete yet."]) + _tiles(run)
     best = run.rows[run.best - 1]
-    gain = best["val_r2"] - best["copying_r2"]
     words.append(
-        f"Epoch {run.best} of {len(run.rows)} is the best and was kept: at masked sites of the "
-        f"held-out samples it explains r² = {number(best['val_r2'])} of the variance of true "
-        f"dosages, the copying model (Li–Stephens, without a network) "
-        f"{number(best['copying_r2'])} ({gain:+.4f}); at rare sites {number(best['val_rare_r2'])} "
-        f"against {number(best['copying_rare_r2'])}."
+        f"Epoch {run.best} of {len(run.rows)} is the best by {_judged_by(run)} and was kept: at "
+        f"masked sites of the held-out samples it explains r² = {number(best['val_r2'])} of the "
+        f"variance of true dosages, the copying model (Li–Stephens, without a network) "
+        f"{number(best['copying_r2'])} ({signed(best['val_r2'] - best['copying_r2'])}); at rare "
+        f"sites {number(best['val_rare_r2'])} against {number(best['copying_rare_r2'])}."
     )
     if not run.finished and run.recorded:
         words.append(f"Training has not ended: {len(run.rows)} of {run.epochs} epochs are done.")
     elif len(run.rows) < run.epochs:
         words.append(f"It stopped after {len(run.rows)} of {run.epochs} epochs.")
     return _lead(run, words) + _tiles(run)
+
+
+def _judged_by(run: RunFacts) -> str:
+    """What :func:`snvrag.metrics.selection_metric` looks at."""
+    focal = _number(_object(run.config, "train"), "focal_gamma") > 0
+    rare = not math.isnan(run.rows[run.best - 1]["val_rare_recall"])
+    return f"its {'F1' if focal else 'loss'} at {'rare' if rare else 'all'} sites"
 
 
 def _lead(run: RunFacts, words: Sequence[str]) -> str:
@@ -220,7 +225,7 @@ def _tiles(run: RunFacts) -> str:
     built = [event.ms for event in run.windows if event.built]
     if built:
         mean = sum(built) / len(built)
-        tiles.append(("Indexes just in time", f"{len(built):,}", f"{mean:.1f} ms each"))
+        tiles.append(("Indexes just in time", f"{len(built):,}", f"{_ms(mean)} each"))
     items = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(more)}</small></dd></div>"
         for name, value, more in tiles
@@ -234,6 +239,12 @@ def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _ms(milliseconds: float) -> str:
+    if milliseconds < 10:
+        return f"{milliseconds:.2g} ms"
+    return f"{milliseconds:,.0f} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:,.0f} s"
 
 
 def training_section(run: RunFacts) -> str:
@@ -272,10 +283,9 @@ def _curve(run: RunFacts, name: str, title: str, label: str, note: str) -> str:
     lines, edges = [], []
     for style, (method, own) in enumerate(values.items()):
         last = own[-1]
-        if not axis.low <= last <= axis.high:
-            if math.isfinite(last):
-                arrow = "↑" if last > axis.high else "↓"
-                edges.append(f"{arrow} {method} {last:.4g}, outside the plot")
+        if last > axis.high or last < axis.low:
+            arrow = "↑" if last > axis.high else "↓"
+            edges.append(f"{arrow} {method} {last:.4g}, outside the plot")
             continue
         tips = [f"epoch {e:g}, {method}: {number(v)}" for e, v in zip(epochs, own, strict=True)]
         flat = method != "model"
@@ -346,7 +356,7 @@ def windows_section(run: RunFacts) -> str:
     for how, times in (("built just in time", built), ("read from disk", read)):
         if times:
             words.append(
-                f"{len(times):,} {how}: median {median(times):.2g} ms, at most {max(times):.2g} ms."
+                f"{len(times):,} {how}: median {_ms(median(times))}, at most {_ms(max(times))}."
             )
     table = [
         [

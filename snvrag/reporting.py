@@ -23,6 +23,7 @@ from snvrag.report_accuracy import (
     quality_section,
 )
 from snvrag.report_run import (
+    RUN_FILES,
     RunFacts,
     configuration,
     read_run,
@@ -70,14 +71,16 @@ def report(inputs: Sequence[Path], output: Path, *, force: bool = False) -> Repo
     for path in inputs:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder", "check its path")
-        if output.exists() and output.samefile(path):
+        read = [path, *(path / name for name in RUN_FILES)] if path.is_dir() else [path]
+        if output.exists() and any(file.exists() and output.samefile(file) for file in read):
             raise UsageError(f"--output {output}: is one of the inputs", "choose another name")
     check_output_file(output, force=force)
     runs = [read_run(path) for path in inputs if path.is_dir()]
     files = [(path, read_evaluations(path)) for path in inputs if not path.is_dir()]
     page = _page(runs, files)
     with atomic_file(output) as temporary:
-        temporary.write_bytes(page.encode())
+        # Names of files, and texts of JSON, may hold what is no character.
+        temporary.write_bytes(page.encode(errors="replace"))
     n_evaluations = sum(len(file.evaluations) for _, file in files)
     size = output.stat().st_size
     return ReportSummary(output, len(runs), n_evaluations, page.count("<figure"), size)

@@ -33,7 +33,15 @@ from snvrag.provenance import (
     write_json,
 )
 from snvrag.run_history import EVENTS
-from snvrag.trained_run import CONFIG, RUN_FORMAT, RUN_VERSION, TrainedRun, load_run
+from snvrag.trained_run import (
+    CONFIG,
+    RUN_FORMAT,
+    RUN_VERSION,
+    SETTINGS_DIGEST,
+    TrainedRun,
+    load_run,
+    settings_digest,
+)
 from snvrag.weights import WEIGHTS
 from snvrag.windows import WindowPlan
 
@@ -107,6 +115,8 @@ def occupied_run_folder(output: Path, *, resume: bool, force: bool) -> Iterator[
             for name in _OWN_FILES:
                 (output / name).unlink(missing_ok=True)
             for name in (CHECKPOINTS, TENSORBOARD):
+                if (output / name).is_symlink():
+                    (output / name).unlink()
                 shutil.rmtree(output / name, ignore_errors=True)
         yield
 
@@ -141,7 +151,8 @@ def write_identity(
 ) -> None:
     """Write ``config.json``: the identity and where the run came from."""
     origin = provenance(seed=seed, inputs=inputs)
-    write_json(output / CONFIG, {**identity, "provenance": origin})
+    own = {SETTINGS_DIGEST: settings_digest(identity), "provenance": origin}
+    write_json(output / CONFIG, {**identity, **own})
 
 
 def check_identity(output: Path, identity: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 Read without torch, since imputing with the light network does without.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from snvrag.config import RunConfig, run_config_from_json
 from snvrag.copying import N_LOGITS, Bank
 from snvrag.errors import InputError, MismatchError
 from snvrag.panel import Panel
-from snvrag.provenance import read_json
+from snvrag.provenance import digest_json, read_json
 
 RUN_FORMAT = "snvrag-run"
 RUN_VERSION = 4
@@ -20,6 +21,7 @@ SHIPPED = Path("shipped")
 """Names the light network that comes with the package, for panels of any sites."""
 BANK = "bank"
 """Key of the copying model's settings in ``config.json``."""
+SETTINGS_DIGEST = "settings_digest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,19 @@ def load_run(path: Path) -> TrainedRun:
             "give a folder that snvrag train wrote, or train again",
         )
     config = run_config_from_json(identity.get("config", {}), str(where))
-    return TrainedRun(path, config, bank_from_json(identity.get(BANK), str(where)), identity)
+    bank = bank_from_json(identity.get(BANK), str(where))
+    # Runs of earlier versions have none.
+    if identity.get(SETTINGS_DIGEST, "") not in ("", settings_digest(identity)):
+        raise InputError(
+            f"{where}: was changed: the digest does not match its settings",
+            "give a folder as snvrag train wrote it",
+        )
+    return TrainedRun(path, config, bank, identity)
+
+
+def settings_digest(identity: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of what ``config.json`` says of the network and the copying model."""
+    return digest_json({name: identity.get(name) for name in ("config", BANK)})
 
 
 def bank_from_json(value: Any, where: str) -> Bank:

@@ -427,7 +427,7 @@ class Trainer:
         judged = self.validate()
         scores = {method: score.summary() for method, score in judged.items()}
         self._check_finite(judged["model"], scores["model"]["loss"])
-        metric = selection_metric(judged["model"], train.focal_gamma)
+        metric = selection_metric(scores["model"], train.focal_gamma)
         progress.epoch += 1
         row: dict[str, float | int] = {
             "epoch": progress.epoch,

@@ -262,13 +262,17 @@ def _check_panel(
         if differing:
             detail = f"{panel.name}{found}: {'; '.join(differing.values())}"
         report.add("panel", not differing, detail)
-        sound = sorted(set(manifest.windows) - set(report.missing) - set(report.corrupt))
+        if deep:
+            sound = opened.content_digest() == opened.digest
+            told = "is what its digest says" if sound else "is not what its digest says"
+            report.add("panel content", sound, f"{panel.name}: {told}")
+        whole = sorted(set(manifest.windows) - set(report.missing) - set(report.corrupt))
         if differing:
-            report.stale = sound
+            report.stale = whole
         elif deep and manifest.identity["kind"] != BinaryIndex.kind:
             report.add("alleles", True, "not compared: embedding indexes hold no alleles")
         elif deep:
-            _check_alleles(report, plan, opened, sound, progress)
+            _check_alleles(report, plan, opened, whole, progress)
 
 
 def _plan_of(panel: Panel, manifest: Manifest) -> WindowPlan:

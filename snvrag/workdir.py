@@ -2,8 +2,10 @@
 
 import contextlib
 import logging
+import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snvrag.arrays import map_array
 from snvrag.chunks import Chunk, ChunkPlanner, Part, Plan
-from snvrag.errors import MismatchError, OutputError
+from snvrag.errors import InputError, MismatchError, OutputError
 from snvrag.folder_lock import folder_lock
 from snvrag.provenance import TEMPORARY, atomic_file, read_json, remove, write_json
 
@@ -155,7 +158,7 @@ def _claim(folder: Path, identity: dict[str, Any], *, force: bool) -> None:
 
 
 def _parts_of(folder: Path) -> list[Path]:
-    return list(folder.glob("part-*.npy"))
+    return [path for path in folder.glob("part-*.npy") if path.exists()]
 
 
 def _remove_remains(folder: Path) -> None:
@@ -195,16 +198,21 @@ def shared_arrays(folder: Path, **arrays: NDArray[Any]) -> Iterator[Path]:
 def write_part(path: Path, result: NDArray[np.uint16]) -> None:
     """Keep the result of one part."""
     with atomic_file(path) as temporary:
-        _save(temporary, result)
+        _save(temporary, result, _checksum(result))
 
 
-def _save(path: Path, array: NDArray[Any]) -> None:
+def _checksum(result: NDArray[np.uint16]) -> bytes:
+    return zlib.crc32(np.ascontiguousarray(result).data).to_bytes(4, "little")
+
+
+def _save(path: Path, array: NDArray[Any], behind: bytes = b"") -> None:
     """As :func:`numpy.save`, whose error on a full disk does not say that the disk is full."""
     array = np.ascontiguousarray(array)
     with path.open("wb") as handle:
         header = np.lib.format.header_data_from_array_1_0(array)
         np.lib.format.write_array_header_1_0(handle, header)
         handle.write(array.data)
+        handle.write(behind)
 
 
 class StoredChunk:
@@ -230,16 +238,24 @@ def read_part(path: Path, n_sites: int, n_haplotypes: int) -> NDArray[np.uint16]
     Raises:
         MismatchError: the file was damaged since it was written.
     """
+    damaged = MismatchError(
+        f"{path}: is damaged", f"remove it and run the same command again: rm -r {path}"
+    )
     try:
-        stored: NDArray[np.uint16] = np.load(path, mmap_mode="r", allow_pickle=False)
-        sound = stored.dtype == np.uint16 and stored.shape == (n_sites, n_haplotypes)
-    except (ValueError, OSError, EOFError):
-        sound = False
+        stored: Any = map_array(path)
+        if stored.dtype != np.uint16 or stored.shape != (n_sites, n_haplotypes):
+            raise damaged
+        with path.open("rb") as handle:
+            handle.seek(-4, os.SEEK_END)
+            # A part has no more than its array and the checksum behind it.
+            whole = handle.tell() == stored.offset + stored.nbytes
+            sound = whole and stored.flags.c_contiguous and handle.read() == _checksum(stored)
+    except (OSError, ValueError, InputError) as error:
+        raise damaged from error
     if not sound:
-        raise MismatchError(
-            f"{path}: is damaged", f"remove it and run the same command again: rm {path}"
-        )
-    return stored
+        raise damaged
+    found: NDArray[np.uint16] = stored
+    return found
 
 
 def part_path(folder: Path, part: Part) -> Path:

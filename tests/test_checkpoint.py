@@ -131,7 +131,7 @@ def test_a_state_of_another_version_is_refused(tmp_path):
     take_step(model, optimizer)
     path = save_checkpoint(tmp_path / "c", model, optimizer, {"step": 1})
     text = (path / "state.json").read_text()
-    version = '"format_version": 3'
+    version = '"format_version": 4'
     (path / "state.json").write_text(text.replace(version, '"format_version": 9'))
     with pytest.raises(InputError, match="version 9"):
         Checkpoint.read(path)
@@ -184,6 +184,6 @@ def test_another_version_is_not_taken_for_damage(tmp_path):
         take_step(model, optimizer)
         path = save_checkpoint(tmp_path / "c", model, optimizer, {"step": step})
     text = (path / "state.json").read_text()
-    (path / "state.json").write_text(text.replace('"format_version": 3', '"format_version": 9'))
+    (path / "state.json").write_text(text.replace('"format_version": 4', '"format_version": 9'))
     with pytest.raises(InputError, match="version 9"):
         newest_checkpoint(tmp_path / "c")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers_vcf import write_vcf_rows
 
+from snvrag.calibration import GenotypeReliability
 from snvrag.cli.app import run as run_command
 from snvrag.conversion import convert
 from snvrag.errors import InputError, UsageError
@@ -113,6 +114,16 @@ def test_haploid_probabilities_count_as_homozygous(mixed):
     assert counts["hom_minor"] == {0.0: 17, 1.0: 3}
     assert counts["hom_major"] == {0.0: 6, 1.0: 14}
     assert counts["het"] == {0.0: 11, 1.0: 3}
+
+
+def test_haploid_data_have_a_calibration_error_without_heterozygotes():
+    tested = GenotypeReliability()
+    probability = np.array([[[0.8, 0.2, 0.0], [0.3, 0.7, 0.0]]])
+    truth, ploidy = np.array([[0, 1]], dtype=np.int8), np.ones((1, 2), dtype=np.int8)
+    tested.add(probability, ["GP"], truth, ploidy, flip=np.array([False]))
+    found = tested.result()
+    assert np.isnan(found.genotypes["het"].ece)
+    assert found.ece == pytest.approx(0.25)
 
 
 def test_dosages_alone_take_the_ploidy_of_the_truth(mixed):

@@ -237,7 +237,7 @@ def test_calls_in_a_worker_are_of_the_kind_that_the_kernels_are_compiled_for(tmp
         found = PartMaker.of_arrays(folder, None, None)._target.alleles
         assert found.flags.writeable
         found[:] = 1
-        assert not np.load(folder / "calls.npy").any()
+        assert not np.load(folder / "calls.npy", allow_pickle=False).any()
 
 
 def test_what_cannot_be_shared_is_told(tmp_path, monkeypatch):

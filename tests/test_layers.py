@@ -12,6 +12,7 @@ ORDER = (
         "errors",
         "compiling",
         "provenance",
+        "arrays",
         "folder_lock",
         "compiling",
         "config",
@@ -26,6 +27,7 @@ ORDER = (
         "tokens",
         "vcf",
         "unfailing_file",
+        "panel_storage",
         "panel",
         "array_sites",
         "conversion",
@@ -94,7 +96,7 @@ ORDER = (
 FOLDERS = ("cli", "copying", "vcf")
 OWNERS = {
     "cyvcf2": {"vcf"},
-    "h5py": {"panel"},
+    "h5py": {"panel", "panel_storage"},
     "hdf5plugin": {"panel"},
     "faiss": {"retrieval"},
     "numba": {"compiling", "copying"},

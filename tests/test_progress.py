@@ -140,6 +140,18 @@ def test_without_a_terminal_a_line_now_and_then_says_what_is_left(clock, caplog)
     clock.now += 31
     logged.update("validating", 0, 35)
     assert caplog.messages[-1] == "validating: 0%"
+    # The second file under one name, whose index promises fewer records than there are.
+    for done in (999, 1000, 0, 500, 999, 1001):
+        clock.now += 31
+        logged.update("comparing", done, 1000)
+    assert caplog.messages[-6:] == [
+        "comparing: 99%",
+        "comparing: 100%, about 0:00 left",
+        "comparing: 0%",
+        "comparing: 50%, about 0:31 left",
+        "comparing: 99%, about 0:00 left",
+        "comparing: 1,001",
+    ]
 
 
 @pytest.mark.parametrize("option", ["quiet", "no_progress"])

@@ -383,5 +383,5 @@ def test_absurd_sizes_in_a_damaged_run_are_refused_at_once(case, tmp_path):
     saved = json.loads((case / "light" / "config.json").read_text())
     saved["config"]["model"]["layers"] = 10**9
     (tmp_path / "config.json").write_text(json.dumps(saved))
-    with pytest.raises(UsageError, match="--layers 1000000000"):
+    with pytest.raises(InputError, match="--layers 1000000000"):
         run(case, tmp_path, model=tmp_path)

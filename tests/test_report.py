@@ -116,7 +116,7 @@ def test_the_page_tells_what_was_done(page, trained, evaluation):
     saved = read_evaluations(evaluation).evaluations
     for figure in (
         *(f"{done.best[name]:.4f}" for name in ("val_r2", "copying_r2", "val_rare_f1")),
-        f"Epoch {done.best_epoch} of {done.epochs} is the best",
+        f"Epoch {done.best_epoch} of {done.epochs} is the best by its loss at rare sites",
         "250 sites of chromosome 20 in 5 windows",
         "36 samples",
         "4 held-out samples",
@@ -248,6 +248,61 @@ def test_a_damaged_evaluation_is_named_and_nothing_is_written(evaluation, tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["e.json"]
 
 
+@pytest.mark.parametrize(
+    ("gamma", "figures", "best"),
+    [
+        (0.0, {"rare_recall": [0.5] * 3, "rare_loss": [0.3, 0.1, 0.1], "loss": [0.1, 0.2, 0.3]}, 2),
+        (0.0, {"rare_recall": [None] * 3, "rare_loss": [None] * 3, "loss": [0.3, 0.2, 0.1]}, 3),
+        (2.0, {"rare_recall": [0.0, 0.5, 0.4], "rare_f1": [None, 0.6, 0.5]}, 2),
+        (2.0, {"rare_recall": [None] * 3, "rare_f1": [None] * 3, "f1": [0.1, 0.2, 0.1]}, 2),
+    ],
+)
+def test_the_best_epoch_is_the_one_that_training_keeps(trained, tmp_path, gamma, figures, best):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["config"]["train"]["focal_gamma"] = gamma
+    (folder / "config.json").write_text(json.dumps(config))
+    row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    rows = [
+        row | {"epoch": i + 1, **{f"val_{name}": values[i] for name, values in figures.items()}}
+        for i in range(3)
+    ]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report([folder], tmp_path / "r.html")
+    text = Page((tmp_path / "r.html").read_text()).text
+    judge = "F1" if gamma else "loss"
+    group = "rare" if figures["rare_recall"][1] is not None else "all"
+    assert f"Epoch {best} of 3 is the best by its {judge} at {group} sites" in text
+
+
+def test_a_figure_undefined_in_the_last_epoch_leaves_the_line(trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows[-1]["val_rare_f1"] = None
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report([folder], tmp_path / "r.html")
+    tip = f"epoch 1, model: {rows[0]['val_rare_f1']:.4f}"
+    drawn = (tmp_path / "r.html").read_text().partition(">F1 at rare sites<")[2]
+    assert tip in drawn.partition("</figure>")[0]
+
+
+def test_evaluations_at_other_sites_are_not_ranked(evaluation, tmp_path):
+    data = json.loads(evaluation.read_text())
+    report([evaluation], tmp_path / "same.html")
+    assert "the highest r² is that of" in (tmp_path / "same.html").read_text()
+    fewer = data["evaluations"][1]["bins"][-1]
+    n = data["evaluations"][0]["bins"][-1]["n_sites"]
+    fewer["n_sites"] = n + 1
+    (tmp_path / "e.json").write_text(json.dumps(data))
+    report([tmp_path / "e.json"], tmp_path / "r.html")
+    text = Page((tmp_path / "r.html").read_text()).text
+    assert "not compared at the same sites" in text
+    assert "the highest r² is that of" not in text
+    assert f"{n} / {n + 1}" in text
+
+
 def test_empty_and_strange_evaluations_still_give_a_page(evaluation, tmp_path):
     """What passes the checks is drawn: no samples, figures that are undefined or huge."""
     data = json.loads(evaluation.read_text())
@@ -255,6 +310,7 @@ def test_empty_and_strange_evaluations_still_give_a_page(evaluation, tmp_path):
     first |= {"samples": [], "regions": [], "calibration": [], "gp_calibration": None, "ece": None}
     first |= {"quality": None, "qualities": {}}
     second["bins"][0]["aggregate_r2"] = -1e14
+    second["label"] = "\ud800"
     second["regions"] = [second["regions"][0] | {"chromosome": name} for name in ("1", "2")]
     for changed in ([first], [second, first], [first, second], []):
         (tmp_path / "e.json").write_text(json.dumps(data | {"evaluations": changed}))
@@ -283,6 +339,11 @@ def test_the_commands(small, trained, tmp_path, capsys):
     assert run_command([*words]) == 2
     assert "--force" in capsys.readouterr().err
     assert run_command([*words, "--force", "--plot", str(kept)]) == 2
+    assert run_command([*words, "--force", "--label", "[/b] [bold]x[/bold]"]) == 0
+    told = capsys.readouterr().out
+    assert "[/b] [bold]x[/bold]: 2 samples" in told
+    assert run_command([*words[:-2], "--label", "a b"]) == 0
+    assert "--label 'a b' -o evaluation.json" in capsys.readouterr().out
     command = ["report", str(trained[0]), str(kept), "-o", str(output)]
     assert run_command(command) == 0
     assert "figures" in capsys.readouterr().out
@@ -296,6 +357,11 @@ def test_the_commands(small, trained, tmp_path, capsys):
     assert not (tmp_path / "x.html").exists()
     with pytest.raises(UsageError, match="one of the inputs"):
         report([kept], kept, force=True)
+    own = trained[0] / "metrics.jsonl"
+    before = own.read_bytes()
+    with pytest.raises(UsageError, match="one of the inputs"):
+        report([trained[0]], own, force=True)
+    assert own.read_bytes() == before
     with pytest.raises(OutputError, match="exists already"):
         report([kept], output)
     with pytest.raises(UsageError, match="needs"):

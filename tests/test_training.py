@@ -404,7 +404,7 @@ def test_micro_batches_do_not_change_the_gradient(mosaic_panel, tmp_path):
 
 def script_metric(monkeypatch, values):
     scripted = iter(values)
-    monkeypatch.setattr("snvrag.trainer.selection_metric", lambda score, gamma: next(scripted))
+    monkeypatch.setattr("snvrag.trainer.selection_metric", lambda figures, gamma: next(scripted))
 
 
 def test_early_stopping_keeps_the_best_epoch(mosaic_panel, tmp_path, monkeypatch):
@@ -453,13 +453,17 @@ def test_all_epochs_are_judged_by_the_same_metric():
         score = scored([0, 0, 0, 0], guess, 0.01)
         score.merge(common)
         assert math.isnan(score.summary()["rare_f1"]) == (sum(guess) == 0)
-        assert selection_metric(score, 2.0) == score.summary()["f1"] > 0
-        assert selection_metric(score, 0.0) == -math.log(score.summary()["loss"])
+        assert selection_metric(score.summary(), 2.0) == score.summary()["f1"] > 0
+        assert selection_metric(score.summary(), 0.0) == -math.log(score.summary()["loss"])
     with_carrier = scored([1, 0, 0, 0], [0, 0, 0, 0], 0.01)
     with_carrier.merge(common)
-    assert selection_metric(with_carrier, 2.0) == 0.0 != carried
-    assert selection_metric(with_carrier, 0.0) == -math.log(with_carrier.summary()["rare_loss"])
-    assert selection_metric(Score(), 2.0) == selection_metric(Score(), 0.0) == 0.0
+    assert selection_metric(with_carrier.summary(), 2.0) == 0.0 != carried
+    assert selection_metric(with_carrier.summary(), 0.0) == -math.log(
+        with_carrier.summary()["rare_loss"]
+    )
+    assert (
+        selection_metric(Score().summary(), 2.0) == selection_metric(Score().summary(), 0.0) == 0.0
+    )
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run_before_it_reaches_the_weights():

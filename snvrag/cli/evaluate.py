@@ -84,6 +84,7 @@ def evaluate(
         following = f"snvrag report {quoted(output)} -o report.html"
     else:
         more = ["--observed", str(observed)] if observed else []
+        more += [word for name in label or [] for word in ("--label", name)]
         again = ["snvrag", "evaluate", *map(str, files), "-r", str(panel), *more]
         following = shlex.join([*again, "-o", "evaluation.json"])
     terminal.summary("evaluate", written, facts, following)
@@ -171,7 +172,7 @@ def _present_quality(terminal: "Terminal", evaluation: "Evaluation") -> None:
     terminal.result("INFO/CR2, DR2 or R2 against true r²:")
     terminal.result(
         f"correlation {_figure(quality.correlation)}, mean difference "
-        f"{quality.mean_difference:+.4f}, {quality.n_sites:,} sites"
+        f"{_figure(quality.mean_difference, '+.4f')}, {quality.n_sites:,} sites"
     )
     terminal.table(["quality", "sites", "mean", "mean true r²"], rows)
 
@@ -189,5 +190,5 @@ def _present_calibration(terminal: "Terminal", evaluation: "Evaluation") -> None
     terminal.result(f"  {own}")
 
 
-def _figure(value: float) -> str:
-    return "-" if isnan(value) else f"{value:.4f}"
+def _figure(value: float, form: str = ".4f") -> str:
+    return "-" if isnan(value) else f"{value:{form}}"

@@ -74,7 +74,12 @@ class Terminal:
         from rich import box
         from rich.table import Table
 
-        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            # A label is no markup.
+            title=None if title is None else Text(title),
+            title_justify="left",
+        )
         for i, name in enumerate(columns):
             numeric = bool(rows) and all(_NUMBER.fullmatch(plain(r[i])) for r in rows)
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")

@@ -56,7 +56,7 @@ class Bar:
         delay: float = DELAY_SECONDS,
     ) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(_BAR_WIDTH),
             TextColumn("{task.fields[amount]}"),
             TextColumn("{task.fields[rate]}"),
@@ -134,7 +134,7 @@ class Bar:
                 before += share
             whole = 1.0
             completed = (before + self._shares[name] * done / total) / sum(self._shares.values())
-            amount = f"{completed:.0%}"
+            amount = _per_cent(completed)
         self._bar.update(
             self._task,
             description=name,
@@ -150,20 +150,22 @@ class LoggedProgress:
 
     def __init__(self, every: float = _LOG_SECONDS) -> None:
         self._every = every
-        self._name, self._first = "", 0
+        self._name, self._first, self._done = "", 0, 0
         self._said = self._since = time.monotonic()
 
     def update(self, name: str, done: int, total: int) -> None:
         """Log how far a task is, if the last line is long enough ago."""
         now = time.monotonic()
-        if name != self._name:
+        if name != self._name or done < self._done:
             self._name, self._since, self._first = name, now, done
+        self._done = done
+        total = total if done <= total else 0
         if now - self._said < self._every:
             return
         self._said = now
         text = f"{name}: {done:,}" if done else name
         if total:
-            text = f"{name}: {done / total:.0%}"
+            text = f"{name}: {_per_cent(done / total)}"
         if total and done > self._first:
             left = (now - self._since) * (total - done) / (done - self._first)
             text += f", about {clock(left)} left"
@@ -174,6 +176,11 @@ def _amount(done: int, total: int) -> str:
     if total:
         return f"{done:,}/{total:,}"
     return f"{done:,}" if done else ""
+
+
+def _per_cent(share: float) -> str:
+    """Of a share up to 1; 100 % is the end, and not just before it."""
+    return f"{min(round(100 * share), 99 if share < 1 else 100)}%"
 
 
 def _rate(speed: float, unit: str) -> str:

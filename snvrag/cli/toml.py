@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from snvrag.errors import InputError
+from snvrag.provenance import check_regular, read_bytes
 
 TOML_NAME = "snvrag.toml"
-_MAX_TOML_BYTES = 1 << 20
+_MAX_TOML_BYTES = 1 << 16
+# What tomllib takes grows with the square of a key's parts.
+_MAX_LINE = 1 << 12
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -17,14 +20,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: the file is unreadable, too large, not TOML, or has another top-level table.
     """
     try:
-        if path.stat().st_size > _MAX_TOML_BYTES:
-            raise InputError(
-                f"{path}: larger than the {_MAX_TOML_BYTES:,} bytes a setting file may have"
-            )
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        check_regular(path)
+        text = read_bytes(path, _MAX_TOML_BYTES).decode("utf-8")
+        if max(map(len, text.splitlines()), default=0) > _MAX_LINE:
+            raise InputError(f"{path}: has a line of more than {_MAX_LINE:,} characters")
+        data = tomllib.loads(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: is not valid TOML ({error})", "see README, 'snvrag.toml'"
         ) from error

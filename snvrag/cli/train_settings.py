@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from snvrag.cli.options import parse_memory
@@ -14,6 +15,8 @@ from snvrag.errors import InputError, RankError, SnvragError, UsageError
 PATHS = {"panel", "output", "index_dir", "genetic_map", "array_sites", "targets", "validation"}
 # Options of the command that are no settings, or that another name stands for.
 _NO_SETTINGS = {"common", "resume", "window_path", "old_window_size"}
+# Limits of Linux and macOS.
+_MAX_PATH, _MAX_NAME = 1024, 256
 # Settings of snvrag.toml that the library calls otherwise.
 _ALIASES = {"map": "genetic_map", "compile": "compile_blocks"}
 _RUNTIME_KINDS: Mapping[str, Any] = {
@@ -68,9 +71,9 @@ def _options_over_toml(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
     }
     chosen = ({} if "panel" in options else _toml_settings(note)) | options
     for name in PATHS & set(chosen):
-        if not isinstance(chosen[name], str | Path):
+        if not isinstance(chosen[name], str | Path) or not _may_be_path(str(chosen[name])):
             raise InputError(
-                f"{TOML_NAME}: {name} is {chosen[name]!r}, where a path is needed",
+                f"{TOML_NAME}: {name} is {shorten(repr(chosen[name]), 80)}, where a path is needed",
                 "correct the value",
             )
         chosen[name] = Path(chosen[name])
@@ -88,10 +91,16 @@ def _options_over_toml(given: Mapping[str, Any], note: Any) -> dict[str, Any]:
     return chosen
 
 
+def _may_be_path(text: str) -> bool:
+    if "\0" in text or len(text) >= _MAX_PATH:
+        return False
+    return all(len(part) < _MAX_NAME for part in Path(text).parts)
+
+
 def _toml_settings(note: Any) -> dict[str, Any]:
     """Settings of the current folder's snvrag.toml under the library's names; {} without one."""
     toml = Path(TOML_NAME)
-    if not toml.exists():
+    if not (toml.exists() or toml.is_symlink()):
         return {}
     settings = {_ALIASES.get(name, name): value for name, value in read_toml(toml).items()}
     if not isinstance(settings.get("panel"), str):

@@ -6,11 +6,10 @@ haplotype dosages are read as numbers.
 
 import contextlib
 import dataclasses
-import gzip
+import io
 import itertools
 import re
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,10 @@ from numpy.typing import NDArray
 
 from snvrag.compiling import compiled
 from snvrag.errors import InputError
+from snvrag.vcf.bcf import RecordRules, record_sizes
 from snvrag.vcf.files import check_complete, how_to_check
+from snvrag.vcf.soundness import inflated_file
+from snvrag.vcf.text import MAX_HEADER, DoubtError, most_bytes
 from snvrag.vcf.writer import (
     END_OF_VECTOR,
     FIELD_KEYS,
@@ -68,12 +70,20 @@ class BatchRecords:
         return f"{self.chrom[row]}:{self.pos[row]}"
 
 
+@contextlib.contextmanager
+def _told(path: Path, place: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, struct.error, DoubtError) as error:
+        raise InputError(f"{path}: damaged after {place}", how_to_check(path)) from error
+
+
 class Batch:
     """An imputed file, opened; read it from front to end."""
 
     bcf: bool
 
-    def __init__(self, path: Path, handle: gzip.GzipFile) -> None:
+    def __init__(self, path: Path, handle: io.BufferedReader) -> None:
         self.path, self._handle = path, handle
         self._place = "the header"
         with self._guarded():
@@ -105,14 +115,8 @@ class Batch:
     def _header(self) -> bytes:
         raise NotImplementedError
 
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, EOFError, zlib.error, struct.error) as error:
-            raise InputError(
-                f"{self.path}: damaged after {self._place}", how_to_check(self.path)
-            ) from error
+    def _guarded(self) -> contextlib.AbstractContextManager[None]:
+        return _told(self.path, self._place)
 
     def _foreign(self, place: str) -> InputError:
         return InputError(
@@ -121,26 +125,30 @@ class Batch:
         )
 
 
+def _is_record(row: list[bytes]) -> bool:
+    return len(row) == 10 and row[8] == _FORMAT and row[1].isdigit() and row[0].isascii()
+
+
 class _TextBatch(Batch):
     bcf = False
     _ploidy: NDArray[np.int64] | None = None
 
     def _header(self) -> bytes:
-        lines = [self._handle.readline()]
-        while lines[-1].startswith(b"##"):
-            lines.append(self._handle.readline())
+        lines = [self._handle.readline(MAX_HEADER)]
+        while lines[-1].startswith(b"##") and sum(map(len, lines)) < MAX_HEADER:
+            lines.append(self._handle.readline(MAX_HEADER))
         return b"".join(lines)
 
     def read(self, n: int, *, hds: bool) -> BatchRecords:
         """See :meth:`Batch.read`."""
         with self._guarded():
-            lines = [line.rstrip(b"\n") for line in itertools.islice(self._handle, n)]
+            lines = [line.rstrip(b"\n") for line in itertools.islice(self._lines(), n)]
         if not lines:
             return BatchRecords([], [], [], [], [], np.empty((0, 0), dtype=np.int16), [])
         rows = [line.split(b"\t", 9) for line in lines]
         for row in rows:
             place = b":".join(row[:2]).decode(errors="replace")
-            if len(row) != 10 or row[8] != _FORMAT or not row[1].isdigit():
+            if not _is_record(row):
                 raise self._foreign(f"record {place}")
             self._place = f"record {place}"
         cells = [row[9] for row in rows]
@@ -154,6 +162,13 @@ class _TextBatch(Batch):
             thousandths=thousandths,
             columns=[(column,) for column in columns],
         )
+
+    def _lines(self) -> Iterator[bytes]:
+        most = most_bytes(len(self.samples))
+        while line := self._handle.readline(most):
+            if len(line) == most:
+                raise DoubtError
+            yield line
 
     def _cells(
         self, rows: list[list[bytes]], cells: list[bytes], *, hds: bool
@@ -179,10 +194,13 @@ class _BinaryBatch(Batch):
     bcf = True
     _real: NDArray[np.bool_] | None = None
     """bool [2 * samples]: which values of HDS are of a haplotype."""
+    _rules: RecordRules | None = None
 
     def _header(self) -> bytes:
         self._handle.read(5)
         (length,) = struct.unpack("<I", self._handle.read(4))
+        if length > MAX_HEADER:
+            raise DoubtError
         return self._handle.read(length).rstrip(b"\x00")
 
     def read(self, n: int, *, hds: bool) -> BatchRecords:
@@ -220,10 +238,11 @@ class _BinaryBatch(Batch):
             head = self._handle.read(_LENGTHS)
             if not head:
                 return None
-            n_shared, n_individual = struct.unpack("<II", head)
+            n_shared, n_individual = record_sizes(head, len(self.samples))
             data = self._handle.read(n_shared + n_individual)
-            if len(data) < max(n_shared + n_individual, _FIXED):
-                raise EOFError
+            if self._rules is None:
+                self._rules = RecordRules("\n".join(self.meta).encode(), len(self.samples))
+            self._rules.check(data, n_shared, n_individual)
             chrom, pos = struct.unpack("<ii", data[:8])
         name = self.contigs[chrom] if 0 <= chrom < len(self.contigs) else "?"
         self._place = f"record {name}:{pos + 1}"
@@ -317,18 +336,14 @@ def open_batch(path: Path) -> Batch:
         InputError: absent, damaged, without HDS, or not written by ``impute``.
     """
     check_complete(path)
-    handle = gzip.open(path, "rb")  # noqa: SIM115 - the batch closes it
+    handle = inflated_file(path)
     try:
-        start = handle.peek(5)[:5]
+        with _told(path, "its start"):
+            start = handle.peek(5)[:5]
         for magic, kind in ((b"BCF\x02\x02", _BinaryBatch), (b"##fil", _TextBatch)):
             if start == magic:
                 return kind(path, handle)
-        raise gzip.BadGzipFile
-    except (OSError, EOFError, zlib.error) as error:
-        handle.close()
-        raise InputError(
-            f"{path}: is neither a VCF.gz nor a BCF", "give files that impute wrote"
-        ) from error
+        raise InputError(f"{path}: is neither a VCF.gz nor a BCF", "give files that impute wrote")
     except BaseException:
         handle.close()
         raise

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from snvrag.errors import InputError
 from snvrag.vcf.blocks import NO_SECOND_HAPLOTYPE
 from snvrag.vcf.files import check_complete, contigs_of, how_to_check, open_vcf
+from snvrag.vcf.soundness import alleles_of, encoded_genotypes, sound_records
 
 QUALITY_FIELDS = ("CR2", "DR2", "R2", "INFO")
 """Scores that promise r² of a record, the best one first."""
@@ -102,8 +103,11 @@ class DosageReader:
     def _records(self) -> Iterator[Any]:
         number, place = 0, "the header"
         try:
-            for record in self._vcf:
-                number, place = number + 1, f"{record.CHROM}:{record.POS}"
+            for record in sound_records(self._vcf, self.source, len(self.samples)):
+                next_place = f"{record.CHROM}:{record.POS}"
+                # Not text, if it raises.
+                len(record.REF + "".join(record.ALT))
+                number, place = number + 1, next_place
                 yield record
         except Exception as error:  # cyvcf2 raises bare Exception for what htslib rejects
             raise InputError(
@@ -113,7 +117,7 @@ class DosageReader:
     def _read(self, record: Any) -> DosageRecord:
         site = (record.CHROM, record.POS, record.REF, record.ALT[0])
         fields = set(record.FORMAT or ())
-        alleles = record.genotype.array()[:, :-1] if "GT" in fields else None
+        alleles = alleles_of(encoded_genotypes(record)) if "GT" in fields else None
         if alleles is not None and alleles.max() > 1:
             sample = self.samples[int((alleles > 1).any(axis=1).argmax())]
             raise InputError(
@@ -175,7 +179,7 @@ class DosageReader:
 
 def _ploidy(
     n_samples: int,
-    alleles: NDArray[np.int16] | None,
+    alleles: NDArray[np.int32] | None,
     haplotypes: NDArray[np.float32] | None,
     probability: NDArray[np.float32] | None,
 ) -> NDArray[np.int8]:
@@ -193,7 +197,7 @@ def _ploidy(
     return found
 
 
-def _genotype_dosage(alleles: NDArray[np.int16]) -> NDArray[np.int8]:
+def _genotype_dosage(alleles: NDArray[np.int32]) -> NDArray[np.int8]:
     """ALT count per sample, -1 where an allele is missing; haploid calls count one allele."""
     missing = (alleles == -1).any(axis=1)
     count = np.where(alleles > 0, 1, 0).sum(axis=1)

@@ -7,6 +7,7 @@ from typing import Any
 import cyvcf2
 
 from snvrag.errors import InputError
+from snvrag.provenance import check_regular
 from snvrag.sites import plain_chromosome
 
 BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -24,6 +25,7 @@ def check_complete(source: Path) -> None:
             end-of-file block.
     """
     try:
+        check_regular(source)
         size = source.stat().st_size
         with source.open("rb") as handle:
             head = handle.read(18)
@@ -36,6 +38,8 @@ def check_complete(source: Path) -> None:
     if not head:
         raise InputError(f"{source}: is empty", "give a VCF, VCF.gz or BCF file")
     if not head.startswith(GZIP_MAGIC):
+        if not head.startswith((b"##fileformat=VCF", b"BCF")):
+            raise _unreadable(source)
         return
     if head[12:14] != b"BC":
         raise InputError(
@@ -65,12 +69,19 @@ def open_vcf(source: Path, samples: list[str] | None = None) -> Any:
         InputError: htslib cannot read it.
     """
     try:
-        return cyvcf2.VCF(str(source), samples=samples)
+        opened = cyvcf2.VCF(str(source), samples=samples)
+        names = opened.samples
     except Exception as error:  # cyvcf2 raises OSError or bare Exception, by the kind of damage
-        raise InputError(
-            f"{source}: is not a readable VCF or BCF file",
-            f"check it with: bcftools view -h {source}",
-        ) from error
+        raise _unreadable(source) from error
+    if not all(names):
+        raise InputError(f"{source}: a sample in the header has no name", "name all samples")
+    return opened
+
+
+def _unreadable(source: Path) -> InputError:
+    return InputError(
+        f"{source}: is not a readable VCF or BCF file", f"check it with: bcftools view -h {source}"
+    )
 
 
 def indexed_records(vcf: Any) -> int:

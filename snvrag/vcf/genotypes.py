@@ -4,7 +4,6 @@ Everything that htslib only warns about, or says in its own words on stderr, bec
 here: a truncated file, an unknown sample, a region of a contig that is not there.
 """
 
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,13 +32,13 @@ from snvrag.vcf.files import (
     contig_lengths,
     contigs_of,
     formats,
-    header_contigs,
     how_to_check,
     index_of,
     indexed_records,
     open_vcf,
 )
-from snvrag.vcf.text import DoubtError, TextSettings, other_contigs, text_bytes
+from snvrag.vcf.soundness import END_OF_VECTOR, alleles_of, encoded_genotypes, sound_records
+from snvrag.vcf.text import DoubtError, TextSettings, text_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +52,8 @@ class SampleSelection:
 
     names: tuple[str, ...]
     exclude: bool = False
+    listed_in: Path | None = None
+    """The file that names them."""
 
     @classmethod
     def parse(cls, text: str) -> "SampleSelection":
@@ -71,7 +72,7 @@ class SampleSelection:
         names = tuple(line.split()[0] for line in lines if line.strip())
         if not names:
             raise InputError(f"{path}: lists no sample", "write one sample ID a line")
-        return cls(names, text.startswith("^"))
+        return cls(names, text.startswith("^"), path)
 
     def apply(self, available: Sequence[str], source: Path) -> list[str]:
         """The selected samples of ``available``.
@@ -80,9 +81,10 @@ class SampleSelection:
             InputError: a name is not in ``available``, comes twice, or nothing is left.
         """
         unknown = [name for name in self.names if name not in set(available)]
+        listed = f" of {self.listed_in}" if self.listed_in else ""
         if unknown:
             raise InputError(
-                f"{source}: has no sample {unknown[0]!r}"
+                f"{source}: has no sample {unknown[0]!r}{listed}"
                 + (f" ({len(unknown)} of the selected are unknown)" if len(unknown) > 1 else ""),
                 f"it has {len(available)} samples, such as {', '.join(available[:3])}",
             )
@@ -92,7 +94,9 @@ class SampleSelection:
             chosen = list(self.names)
         twice = [name for name, n in Counter(chosen).items() if n > 1]
         if twice:
-            raise InputError(f"sample {twice[0]!r} is selected twice", "name each sample once")
+            raise InputError(
+                f"sample {twice[0]!r}{listed} is selected twice", "name each sample once"
+            )
         if not chosen:
             raise InputError(f"{source}: the selection leaves no sample", "select fewer to exclude")
         return chosen
@@ -239,11 +243,11 @@ class GenotypeReader:
     def _htslib_blocks(self, block_sites: int) -> Iterator[list[GenotypeBlock]]:
         """One block each, or none where all of its records are dropped."""
         batch: list[Any] = []
-        arrays: list[NDArray[np.int16]] = []
+        arrays: list[NDArray[np.int32]] = []
         for record, (chrom, position, name, ref, alts) in self._wanted():
             af = record.INFO.get("AF") if self.want_info_af else None
             batch.append((chrom, position, name or ".", ref, alts[0], af))
-            arrays.append(self._genotype_array(record))
+            arrays.append(self._encoded(record))
             if len(batch) == block_sites:
                 yield self._block(batch, arrays)
                 batch, arrays = [], []
@@ -285,14 +289,7 @@ class GenotypeReader:
 
     def _in_file(self) -> Iterator[Any]:
         """All records of the file."""
-        # Of a line that is damaged and whose contig the header does not name, cyvcf2 gives a record
-        # that is read in part and can end the process when it is looked at.
-        names, n_sound = other_contigs(self.source, self._n_columns, header_contigs(self._vcf))
-        for name in names:
-            self._vcf.add_to_header(f"##contig=<ID={name}>")
-        yield from itertools.islice(self._vcf, n_sound)
-        if n_sound is not None:
-            raise self._damaged()
+        return sound_records(self._vcf, self.source, self._n_columns)
 
     def _damaged(self) -> InputError:
         return InputError(
@@ -303,37 +300,36 @@ class GenotypeReader:
     def _in_regions(self, chrom: str, position: int) -> bool:
         return any(r.contains(chrom, position) for r in self.regions)
 
-    def _genotype_array(self, record: Any) -> NDArray[np.int16]:
+    def _encoded(self, record: Any) -> NDArray[np.int32]:
+        """Genotypes as BCF encodes them: int32 [samples, 2]."""
         try:
-            genotype = record.genotype
+            found = encoded_genotypes(record)
         except Exception as error:  # cyvcf2 raises bare Exception
             raise InputError(
                 f"{self.source}: record {record.CHROM}:{record.POS} has no GT",
                 "give phased genotypes at every record",
             ) from error
-        array: NDArray[np.int16] = genotype.array()
-        if array.shape[1] == PLOIDY + 1:
-            return array
-        if array.shape[1] > PLOIDY + 1:
+        if found.shape[1] > PLOIDY:
             raise InputError(
-                f"{self.source}: record {record.CHROM}:{record.POS} has ploidy "
-                f"{array.shape[1] - 1}",
+                f"{self.source}: record {record.CHROM}:{record.POS} has ploidy {found.shape[1]}",
                 "only haploid and diploid genotypes are supported",
             )
-        wide = np.full((len(array), PLOIDY + 1), NO_SECOND_HAPLOTYPE, dtype=np.int16)
-        wide[:, 0], wide[:, 2] = array[:, 0], 1
-        return wide
+        if found.shape[1] < PLOIDY:
+            found = np.column_stack([found, np.full(len(found), END_OF_VECTOR, dtype=np.int32)])
+        return found
 
-    def _block(self, batch: list[Any], arrays: list[NDArray[np.int16]]) -> list[GenotypeBlock]:
-        stacked = np.stack(arrays).astype(np.int8)
+    def _block(self, batch: list[Any], arrays: list[NDArray[np.int32]]) -> list[GenotypeBlock]:
+        encoded = np.stack(arrays)
         if self._order is not None:
-            stacked = stacked[:, self._order]
-        first, second, phased = (np.ascontiguousarray(stacked[:, :, i]) for i in range(3))
+            encoded = encoded[:, self._order]
+        numbers = alleles_of(encoded)
+        if numbers.max() > 1:
+            self._raise_unknown_allele(batch, numbers)
+        alleles = numbers.astype(np.int8)
+        first, second = (np.ascontiguousarray(alleles[:, :, i]) for i in range(PLOIDY))
         haploid = second == NO_SECOND_HAPLOTYPE
-        unphased = ~((phased != 0) | haploid)
-        alleles = stacked[:, :, :PLOIDY]
-        if max(first.max(), second.max()) > 1:
-            self._raise_unknown_allele(batch, alleles)
+        # A genotype is phased where its last allele is marked so.
+        unphased = ((encoded[:, :, 1] & 1) == 0) & ~haploid
         if self.is_target:
             # Order means nothing where both alleles are equal or one is unknown.
             bad = unphased & (first >= 0) & (second >= 0) & (first != second)
@@ -364,7 +360,7 @@ class GenotypeReader:
             )
         ]
 
-    def _raise_unknown_allele(self, batch: list[Any], alleles: NDArray[np.int8]) -> None:
+    def _raise_unknown_allele(self, batch: list[Any], alleles: NDArray[np.int32]) -> None:
         site, sample, _ = (int(x) for x in np.argwhere(alleles > 1)[0])
         raise InputError(
             f"{self.source}: record {batch[site][0]}:{batch[site][1]}: sample "

@@ -7,6 +7,7 @@ import numpy as np
 from snvrag.errors import InputError
 from snvrag.sites import SiteTable, read_site_list
 from snvrag.vcf.files import check_complete, how_to_check, open_vcf
+from snvrag.vcf.soundness import sound_records
 
 _VCF_NAMES = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
 
@@ -24,14 +25,12 @@ def read_sites(path: Path) -> SiteTable:
     rows: list[tuple[str, int, str, str]] = []
     number = 0
     try:
-        for record in vcf:
+        for record in sound_records(vcf, path, len(vcf.samples)):
             number += 1
             place = (record.CHROM, record.POS, record.REF)
             rows += [(*place, alt) for alt in record.ALT] or [(*place, "")]
     except Exception as error:  # cyvcf2 raises bare Exception for what htslib rejects
-        raise InputError(
-            f"{path}: damaged after record {number} ({error})", how_to_check(path)
-        ) from error
+        raise InputError(f"{path}: damaged after record {number}", how_to_check(path)) from error
     finally:
         vcf.close()
     if not rows:

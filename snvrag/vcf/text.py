@@ -1,10 +1,9 @@
 """The body of a VCF or VCF.gz as text, inflated by several threads and cut at line ends."""
 
-import re
 import struct
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,16 @@ _PIECE_BYTES = _PIECE_BLOCKS * _MAX_BLOCK_TEXT
 _READ_BYTES = 1 << 20
 _LOOKAHEAD = 8  # pieces
 _FIRST_LINE, _HEADER_END = b"##fileformat=VCF", b"#CHROM\t"
-_CONTIG = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.*+-]*")
+
+
+MAX_HEADER = 1 << 26
+"""Most bytes of a header."""
+_MAX_RECORD, _MAX_RECORD_SAMPLE = 1 << 26, 1 << 12
+
+
+def most_bytes(n_samples: int) -> int:
+    """Most bytes that a record of VCF or BCF may have: no file decides on the memory alone."""
+    return _MAX_RECORD + n_samples * _MAX_RECORD_SAMPLE
 
 
 class DoubtError(Exception):
@@ -159,7 +167,7 @@ def body(
         for piece in pieces:
             text += piece
             begin = _body_start(text, n_samples)
-            if begin:
+            if begin or len(text) > MAX_HEADER:
                 break
         if not (begin and text.startswith(_FIRST_LINE)):
             raise DoubtError
@@ -168,6 +176,8 @@ def body(
             yield text, begin, end
         carry = text[end:]
         for piece in pieces:
+            if len(carry) > most_bytes(n_samples):
+                raise DoubtError
             begin, end = 0, piece.rfind(b"\n") + 1
             if carry:
                 begin = piece.find(b"\n") + 1
@@ -181,41 +191,6 @@ def body(
         if carry:
             carry += b"\n"
             yield carry, 0, len(carry)
-
-
-def other_contigs(
-    source: Path, n_samples: int, contigs: Iterable[str]
-) -> tuple[list[str], int | None]:
-    """Contigs that records of a VCF or VCF.gz name and its header does not.
-
-    Args:
-        source: the file; of BCF nothing is found.
-        n_samples: samples that the header names.
-        contigs: what the header names.
-
-    Returns:
-        Their names, and how many records come before the first line whose CHROM can be no
-        contig's name, if there is one.
-    """
-    known = b"|".join(re.escape(name.encode()) for name in contigs)
-    other = re.compile(rb"\n(?!(?:%s)\t)([^\t\n]*)" % known)
-    names: dict[bytes, None] = {}
-    records = 0
-    try:
-        for text, begin, end in body(source, n_samples):
-            # What comes before is a line's end too, or nothing.
-            lines = text if begin else b"\n" + text
-            shift = len(lines) - len(text)
-            for found in other.finditer(lines, begin - 1 + shift, end - 1 + shift):
-                if not _CONTIG.fullmatch(found[1]):
-                    before = lines.count(b"\n", begin - 1 + shift, found.start())
-                    return [name.decode() for name in names], records + before
-                names[found[1]] = None
-            records += text.count(b"\n", begin, end)
-    except (DoubtError, OSError):
-        # htslib can read no further either, and tells so.
-        pass
-    return [name.decode() for name in names], None
 
 
 def _body_start(text: bytes, n_samples: int) -> int:
