@@ -90,6 +90,7 @@ def test_run_folder_holds_what_it_should(mosaic_panel, tmp_path):
         "metrics.csv",
         "metrics.jsonl",
         "metrics.png",
+        "events.jsonl",
         "train.log",
         "checkpoints",
         ".lock",
