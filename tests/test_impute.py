@@ -11,7 +11,7 @@ import pytest
 from conftest import impute_and_measure, mosaic, write_vcf
 from helpers_vcf import bgzip, write_vcf_rows
 
-from snvrag import chunks, imputation, workdir
+from snvrag import chunks, workdir
 from snvrag.chunks import ChunkPlanner
 from snvrag.config import WindowConfig
 from snvrag.conversion import convert
@@ -585,7 +585,7 @@ def test_an_index_is_kept_with_its_file_and_replaced_without_it(case, tmp_path, 
     output, index = tmp_path / "out.vcf.gz", tmp_path / f"out.vcf.gz.{kind}"
     index.write_bytes(b"of someone else")
     output.write_bytes(b"theirs")
-    with pytest.raises(OutputError, match=r"out\.vcf\.gz: exists already"):
+    with pytest.raises(OutputError, match=r"out\.vcf\.gz exists already"):
         run(case, tmp_path)
     assert index.read_bytes() == b"of someone else"
     # What a process leaves that is killed between the two.
@@ -593,187 +593,6 @@ def test_an_index_is_kept_with_its_file_and_replaced_without_it(case, tmp_path, 
     run(case, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"out.vcf.gz", "out.vcf.gz.tbi"}
     assert (tmp_path / "out.vcf.gz.tbi").read_bytes() != b"of someone else"
-
-
-@pytest.mark.parametrize("name", ["out.vcf.gz", "out.bcf"])
-def test_bcftools_reads_and_finds_everything(case, tmp_path, name):
-    if shutil.which("bcftools") is None:
-        pytest.skip("bcftools is not installed")
-    run(case, tmp_path, name, hds=True)
-    path = str(tmp_path / name)
-
-    def bcftools(*words):
-        done = subprocess.run(["bcftools", *words], capture_output=True, text=True, check=True)
-        assert done.stderr == ""
-        return done.stdout
-
-    assert len(bcftools("view", "-H", path).splitlines()) == N_SITES
-    for low, high in (
-        (100, 100),
-        (50_000, 70_000),
-        (260_000, 260_000),
-        (1, 99),
-        (250_000, 900_000),
-    ):
-        lines = bcftools("query", "-f", "%POS\n", "-r", f"20:{low}-{high}", path).splitlines()
-        assert [int(x) for x in lines] == [p for p in range(100, 260_001, 100) if low <= p <= high]
-    assert f"number of records:\t{N_SITES}" in bcftools("stats", path)
-    assert len(bcftools("query", "-f", "[%DS,%GP,%HDS ]%INFO/DR2\n", path).splitlines()) == N_SITES
-
-
-@pytest.mark.external
-@pytest.mark.parametrize("name", ["out.vcf.gz", "out.bcf"])
-@pytest.mark.parametrize("field", ["DS", "HDS"])
-def test_plink2_reads_the_dosages_and_finds_our_frequencies(case, tmp_path, name, field):
-    if shutil.which("plink2") is None:
-        pytest.skip("plink2 is not installed")
-    run(case, tmp_path, name, hds=field == "HDS")
-    kind = "--bcf" if name.endswith(".bcf") else "--vcf"
-    command = ["plink2", kind, str(tmp_path / name), f"dosage={field}", "--freq"]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "p")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    head, *rows = [line.split() for line in (tmp_path / "p.afreq").read_text().splitlines()]
-    theirs = [float(row[head.index("ALT_FREQS")]) for row in rows]
-    assert {row[head.index("OBS_CT")] for row in rows} == {"16"}
-    vcf = cyvcf2.VCF(str(tmp_path / name))
-    ours = [record.INFO["AF"] for record in vcf]
-    # DS has three decimals; PLINK keeps dosages in steps of 1/16,384.
-    np.testing.assert_allclose(theirs, ours, atol=0.0003)
-
-
-@pytest.mark.external
-@pytest.mark.parametrize("index", ["tbi", "csi"])
-def test_tabix_and_bcftools_agree_with_our_index(case, tmp_path, index):
-    if shutil.which("tabix") is None:
-        pytest.skip("tabix is not installed")
-    run(case, tmp_path)
-    path, region = str(tmp_path / "out.vcf.gz"), "20:50000-70000"
-
-    def positions():
-        done = subprocess.run(["tabix", path, region], capture_output=True, text=True, check=True)
-        assert done.stderr == ""
-        return [line.split("\t")[1] for line in done.stdout.splitlines()]
-
-    ours = positions()
-    (tmp_path / "out.vcf.gz.tbi").unlink()
-    flags = ["-C"] if index == "csi" else []
-    subprocess.run(["tabix", *flags, "-p", "vcf", path], check=True)
-    assert ours == positions() == [str(p) for p in range(50_000, 70_001, 100)]
-
-
-@pytest.mark.external
-def test_bcftools_counts_what_we_counted(case, tmp_path):
-    if shutil.which("bcftools") is None:
-        pytest.skip("bcftools is not installed")
-    run(case, tmp_path)
-    done = subprocess.run(
-        ["bcftools", "stats", "-s", "-", str(tmp_path / "out.vcf.gz")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    rows = [line.split("\t") for line in done.stdout.splitlines() if line.startswith("PSC")]
-    genotypes = np.array([r.genotype for r in read(tmp_path / "out.vcf.gz")])
-    for row, own in zip(rows, genotypes.T, strict=True):
-        # Columns 4 to 6 of PSC: hom-REF, hom-ALT and het genotypes.
-        assert [int(x) for x in row[3:6]] == [(own == g).sum() for g in (0, 2, 1)]
-    plain = subprocess.run(
-        ["bcftools", "view", "-i", "IMP=1 && CR2>=0.8", "-H", str(tmp_path / "out.vcf.gz")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    kept = [r for r in read(tmp_path / "out.vcf.gz") if r.imputed and r.quality > 0.7995]
-    assert len(plain.stdout.splitlines()) == len(kept) > 0
-
-
-@pytest.mark.parametrize("name", ["out.vcf.gz", "out.bcf"])
-def test_an_independent_reader_finds_the_written_values(case, tmp_path, name):
-    run(case, tmp_path, name, hds=True)
-    records = list(cyvcf2.VCF(str(tmp_path / name)))
-    assert len(records) == N_SITES
-    assert all(r.FORMAT == ["GT", "DS", "GP", "HDS"] for r in records)
-    assert all(0 <= r.INFO[key] <= 1 for key in ("DR2", "CR2") for r in records)
-
-
-def test_scikit_allel_reads_it(case, tmp_path):
-    allel = pytest.importorskip("allel")
-    run(case, tmp_path)
-    found = allel.read_vcf(
-        str(tmp_path / "out.vcf.gz"),
-        fields=["calldata/GT", "calldata/DS", "calldata/GP", "variants/POS", "variants/CR2"],
-        numbers={"calldata/GP": 3, "calldata/DS": 1, "variants/CR2": 1},
-    )
-    records = read(tmp_path / "out.vcf.gz")
-    genotypes = allel.GenotypeArray(found["calldata/GT"])
-    np.testing.assert_array_equal(genotypes.to_n_alt(), [r.genotype for r in records])
-    dosage = found["calldata/DS"]
-    np.testing.assert_allclose(dosage, [r.dosage for r in records], atol=1e-6)
-    np.testing.assert_allclose(found["calldata/GP"].sum(axis=2), 1.0, atol=1e-6)
-    assert found["variants/POS"].tolist() == [r.site[1] for r in records]
-    np.testing.assert_allclose(found["variants/CR2"], [r.quality for r in records], atol=1e-6)
-
-
-def test_even_force_does_not_replace_an_input(case, tmp_path):
-    target = tmp_path / "t.vcf.gz"
-    target.write_bytes(bgzip((case / "target.vcf").read_bytes()))
-    before = target.read_bytes()
-    for name, options in (("t.vcf.gz", {}), ("o.vcf.gz", {"excluded": target})):
-        with pytest.raises(UsageError, match="is one of the inputs"):
-            run(case, tmp_path, name, target=target, force=True, **options)
-    assert target.read_bytes() == before
-
-
-def test_an_old_index_of_the_other_kind_goes(case, tmp_path):
-    (tmp_path / "out.vcf.gz.csi").write_bytes(b"of an earlier file")
-    run(case, tmp_path, force=True)
-    assert not (tmp_path / "out.vcf.gz.csi").exists()
-
-
-def test_windows_without_typed_sites_are_told(case, tmp_path, caplog):
-    lines = (case / "target.vcf").read_text().splitlines()
-    head = [x for x in lines if x.startswith("#")]
-    few = [x for x in lines[len(head) :] if not 51_200 <= int(x.split("\t")[1]) <= 153_300]
-    (tmp_path / "t.vcf").write_text("\n".join(head + few) + "\n")
-    caplog.set_level("INFO", logger="snvrag")
-    assert run(case, tmp_path, target=tmp_path / "t.vcf").n_sites == N_SITES
-    assert "2 windows hold no typed site and go by their flanks" in caplog.messages
-
-
-def test_what_fails_before_the_work_leaves_nothing(case, tmp_path):
-    map_of_21 = tmp_path / "map"
-    map_of_21.write_text("21 . 1.0 1000\n")
-    kept = sorted(p.name for p in tmp_path.iterdir())
-    for options, error in (
-        ({"genetic_map": map_of_21}, InputError),
-        ({"regions": [Region("20", 1, 5)]}, InputError),
-        ({"max_memory": 1000}, UsageError),
-        ({"min_overlap": 1.1}, InputError),
-    ):
-        with pytest.raises(error):
-            run(case, tmp_path, excluded=tmp_path / "x.tsv", **options)
-        assert sorted(p.name for p in tmp_path.iterdir()) == kept
-
-
-def test_an_interruption_before_the_first_part_leaves_no_work_directory(case, tmp_path):
-    def interrupt(task, done, total):
-        if task == "imputing":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(case, tmp_path, progress=interrupt)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("kind", ["tbi", "csi"])
-def test_an_index_that_is_there_is_kept_without_force(case, tmp_path, kind):
-    index = tmp_path / f"out.vcf.gz.{kind}"
-    index.write_bytes(b"of someone else")
-    with pytest.raises(OutputError, match=rf"out\.vcf\.gz\.{kind} exists already"):
-        run(case, tmp_path)
-    assert index.read_bytes() == b"of someone else"
 
 
 @pytest.mark.parametrize("name", ["out.vcf.gz", "out.vcf.gz.tbi", "../{}/out.vcf.gz"])
