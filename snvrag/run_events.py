@@ -5,6 +5,7 @@ where the index of a window came from the first time that the run touched it, an
 later session had to build it.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from snvrag.errors import OutputError
+from snvrag.errors import InputError, OutputError
 from snvrag.observer import SilentObserver, TrainingObserver, TrainReport
 from snvrag.panel import Panel
 from snvrag.provenance import GrowingText, writing
@@ -44,7 +45,9 @@ class EventLog:
 
     def __enter__(self) -> "EventLog":
         # The log of a run that is resumed again and again does not grow by its reading the indexes.
-        self._known = {event.window for event in windows_touched(read_events(self.path))}
+        # What cannot be read of it stops no training.
+        with contextlib.suppress(InputError):
+            self._known = {event.window for event in windows_touched(read_events(self.path))}
         try:
             self._file = GrowingText(self.path)
         except OSError as error:
