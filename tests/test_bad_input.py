@@ -243,6 +243,25 @@ def test_settings_of_a_run_that_were_changed_are_noticed(tmp_path):
         load_run(tmp_path)
 
 
+@pytest.mark.parametrize(("key", "value"), [("GP", "0,1,0"), ("HDS", "1,0"), ("DS", "1")])
+def test_a_record_that_is_missing_in_all_samples_is_missing(tmp_path, key, value):
+    path = tmp_path / "i.vcf"
+    path.write_text(
+        "##fileformat=VCFv4.2\n##contig=<ID=20>\n"
+        f'##FORMAT=<ID={key},Number=.,Type=Float,Description="x">\n'
+        "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT\ta\tb\n"
+        f"20\t1\t.\tA\tG\t.\t.\t.\t{key}\t.\t.\n20\t2\t.\tA\tG\t.\t.\t.\t{key}\t{value}\t.\n"
+    )
+    with DosageReader(path) as reader:
+        first, second = reader
+    np.testing.assert_array_equal(first.dosage, [np.nan, np.nan])
+    np.testing.assert_array_equal(first.genotype, [-1, -1])
+    np.testing.assert_array_equal(second.dosage, [1, np.nan])
+    np.testing.assert_array_equal(second.genotype, [1, -1])
+    if first.probability is not None:
+        assert np.isnan(first.probability).all()
+
+
 @pytest.mark.parametrize("name", ["HLA-A*01:01:01:01", "gi|568815|ref", "chrUn_KI270742v1"])
 def test_contigs_that_the_header_does_not_name(source, tmp_path, name):
     text = (
