@@ -80,7 +80,10 @@ def read_run(path: Path) -> RunFacts:
     """
     where = path / _CONFIG
     if not where.is_file():
-        raise InputError(f"{path}: holds no {_CONFIG}", "give a folder that snvrag train wrote")
+        raise InputError(
+            f"{path}: holds no {_CONFIG}",
+            "give a folder of snvrag train; one that ended before its first step holds nothing yet",
+        )
     config = read_json(where)
     if config.get("format_name") != _RUN_FORMAT:
         raise InputError(

@@ -1,9 +1,11 @@
 """``events.jsonl`` of a run folder: what ``train.log`` tells people, as one JSON object per line.
 
 Lines of kind ``start`` and ``end`` are of a session of training, those of kind ``window`` say
-where the index of a window came from the first time that the session touched it.
+where the index of a window came from the first time that the run touched it, and again where a
+later session had to build it.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from snvrag.errors import OutputError
+from snvrag.errors import InputError, OutputError
 from snvrag.observer import SilentObserver, TrainingObserver, TrainReport
 from snvrag.panel import Panel
 from snvrag.provenance import GrowingText, writing
-from snvrag.run_history import WindowEvent
+from snvrag.run_history import WindowEvent, read_events, windows_touched
 from snvrag.windows import WindowPlan
 
 
@@ -39,8 +41,13 @@ class EventLog:
         self.observer: TrainingObserver = observer or SilentObserver()
         self._positions = panel.positions
         self._seen: set[int] = set()
+        self._known: set[int] = set()
 
     def __enter__(self) -> "EventLog":
+        # The log of a run that is resumed again and again does not grow by its reading the indexes.
+        # What cannot be read of it stops no training.
+        with contextlib.suppress(InputError):
+            self._known = {event.window for event in windows_touched(read_events(self.path))}
         try:
             self._file = GrowingText(self.path)
         except OSError as error:
@@ -66,6 +73,8 @@ class EventLog:
         if number in self._seen:
             return
         self._seen.add(number)
+        if number in self._known and not built:
+            return
         window = self.plan.windows[number]
         event = WindowEvent(
             window=number,

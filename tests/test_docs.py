@@ -97,6 +97,23 @@ def test_every_option_and_log_line_of_the_original_guide_is_answered():
         assert f"**Q{number}. " in page
 
 
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name
+)
+def test_links_lead_somewhere(page):
+    """Files, and headings of other pages by the anchors that GitHub gives them."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"https?://", target):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        assert there.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", there.read_text(), flags=re.MULTILINE)
+            anchors = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+            assert anchor in anchors, target
+
+
 @cache
 def names_of_tests(name):
     tree = ast.parse((ROOT / "tests" / name).read_text())

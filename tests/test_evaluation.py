@@ -12,6 +12,7 @@ from helpers_vcf import write_vcf_rows
 
 from snvrag.calibration import GenotypeReliability
 from snvrag.cli.app import run as run_command
+from snvrag.cli.evaluate import _labels
 from snvrag.conversion import convert
 from snvrag.errors import InputError, UsageError
 from snvrag.evaluation import evaluate, per_site_r2
@@ -222,6 +223,8 @@ def test_command_line_tables_json_and_figure(small, capsys):
     assert len(rows) == 1 + 2 * 3
     assert run_command([*words, "--label", "three"]) == 2
     assert "3 labels for 2" in capsys.readouterr().err
+    assert _labels([Path("a/x.vcf.gz"), Path("x.vcf.gz")], None) == ["a/x.vcf.gz", "x.vcf.gz"]
+    assert _labels([Path("a/x.vcf.gz"), Path("y.vcf.gz")], None) == ["x.vcf.gz", "y.vcf.gz"]
     assert run_command(["evaluate", truth, "-r", str(small / "panel.h5")]) == 2
 
 

@@ -18,8 +18,11 @@ from snvrag.conversion import convert
 from snvrag.errors import InputError, OutputError, UsageError
 from snvrag.evaluation import evaluate
 from snvrag.evaluation_file import read_evaluations, write_evaluations
+from snvrag.panel import Panel
+from snvrag.run_events import EventLog
 from snvrag.run_history import read_events, windows_touched
 from snvrag.training import train
+from snvrag.windows import WindowPlan
 
 LIGHT = RunConfig(
     WindowConfig(60, 64),
@@ -388,7 +391,17 @@ def test_windows_are_recorded_as_built_or_read(trained, mosaic_panel, tmp_path):
     with (again / "events.jsonl").open("a") as file:
         file.write('{"event": "win')
     train(mosaic_panel, again, config=LIGHT, index_dir=index, resume=True)
-    assert read_events(again / "events.jsonl")[-1]["already_finished"] is True
+    resumed = read_events(again / "events.jsonl")
+    assert resumed[-1]["already_finished"] is True
+    # What is known of a window is not told again, but that it had to be built is.
+    with Panel.open(mosaic_panel) as panel:
+        plan = WindowPlan.from_chromosomes(panel.chromosomes(), LIGHT.windows)
+        log = EventLog(again / "events.jsonl", panel, plan, None)
+    with log:
+        log.on_touch(3, built=False, seconds=0.1)
+        log.on_touch(4, built=True, seconds=0.1)
+    added = read_events(again / "events.jsonl")[len(resumed) :]
+    assert [(event["window"], event["built"]) for event in added] == [(4, True)]
     train(mosaic_panel, again, config=LIGHT, index_dir=index, force=True)
     assert [e["event"] for e in read_events(again / "events.jsonl")].count("start") == 1
 

@@ -101,7 +101,8 @@ def _labels(imputed: list[Path], label: list[str] | None) -> list[str]:
             f"--label: {len(label)} labels for {len(imputed)} imputed files",
             "give one --label per imputed file, or none",
         )
-    return label or [path.name for path in imputed]
+    names = [path.name for path in imputed]
+    return label or (names if len(set(names)) == len(names) else [str(path) for path in imputed])
 
 
 def _check_files(inputs: list[Path], outputs: dict[str, Path | None], force: bool) -> None:
@@ -117,7 +118,7 @@ def _check_files(inputs: list[Path], outputs: dict[str, Path | None], force: boo
             raise UsageError(f"{option} {path}: is one of the inputs", "choose another name")
         check_output_file(path, force=force)
     for one, other in combinations(named, 2):
-        if named[one] == named[other]:
+        if named[one].resolve() == named[other].resolve():
             raise UsageError(f"{one} and {other} name one file", "choose two names")
     if "--plot" in named:
         require_matplotlib()

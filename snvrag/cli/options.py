@@ -128,7 +128,7 @@ class Common:
     quiet: Annotated[
         bool,
         typer.Option(
-            "--quiet", "-q", help="Only warnings, errors and results.", rich_help_panel=RUNTIME
+            "--quiet", "-q", help="Only warnings, errors and tables.", rich_help_panel=RUNTIME
         ),
     ] = False
     no_progress: Annotated[

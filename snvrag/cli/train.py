@@ -406,7 +406,8 @@ def _present(terminal: "Terminal", report: "TrainReport") -> None:
         "indexes built": report.jit_builds,
         "time": f"{duration(report.seconds)}{after}",
     }
-    following = f"snvrag verify {quoted(report.index_dir)}"
+    page = report.output.with_name(f"{report.output.name}.html")
+    following = f"snvrag report {quoted(report.output)} -o {quoted(page)}"
     terminal.summary("train", [report.output], facts, following)
 
 
