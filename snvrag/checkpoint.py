@@ -31,7 +31,7 @@ from snvrag.provenance import (
     atomic_folder,
     digest_json,
     read_json,
-    remove,
+    remove_temporaries,
     remove_whole,
     write_json,
 )
@@ -200,8 +200,10 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 
 def remove_leftovers(run: Path) -> None:
     """Remove what a killed process was writing when it died, in a run and its checkpoints."""
-    for path in [*run.glob(".*.tmp"), *run.glob("*/.step-*.tmp")]:
-        remove(path)
+    # A report or an imputed file may be on its way into the same folder.
+    remove_temporaries(run, "config.json", WEIGHTS, "metrics.*")
+    for folder in run.glob("*/"):
+        remove_temporaries(folder, "step-*")
 
 
 def agree_on_checkpoint(run: Path, folder: str, ranks: Ranks) -> Checkpoint | None:

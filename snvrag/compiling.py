@@ -92,7 +92,11 @@ def others_write(folder: Path, sources: Path) -> bool:
     parent = folder.parent.stat()
     # Of a folder such as /tmp, what belongs to another cannot be replaced.
     open_parent = parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX
-    found = [path.lstat() for path in (folder, *folder.glob("*.nb[ic]"))]
+    found = [folder.lstat()]
+    for path in folder.glob("*.nb[ic]"):
+        # Another process may be removing stale ones.
+        with contextlib.suppress(FileNotFoundError):
+            found.append(path.lstat())
     own = all(one.st_uid in trusted and not one.st_mode & stat.S_IWOTH for one in found)
     return bool(open_parent) or not own
 

@@ -3,8 +3,11 @@
 import gzip
 import hashlib
 import io
+import itertools
+import math
 import zlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snvrag.errors import InputError
-from snvrag.provenance import check_regular, read_bytes
+from snvrag.provenance import check_regular
 from snvrag.sites import plain_chromosome
 
 CM_PER_MB = 1.0
 _PLINK_COLUMNS = 4
-_MAX_BYTES = 64 * 2**20
+# Eagle's map of the whole genome has 3.3 million lines and more than 100 MB.
+_MAX_BYTES = 256 * 2**20
+_MAX_LINES = 1 << 24
+_MAX_LINE = 1 << 16
 _MAX_POSITION = 1 << 40
 _FORMS = "PLINK 'chr id cM bp', SHAPEIT 'pos chr cM', Eagle with a header, Minimac4 '#chrom pos cM'"
 
@@ -36,13 +42,13 @@ class GeneticMap:
         Raises:
             InputError: unreadable, in no known form, or not sorted; names the line.
         """
-        lines = _lines(path)
-        rows = [(n, line.split()) for n, line in enumerate(lines, start=1) if line.strip()]
-        if not rows:
+        rows = ((n, line.split()) for n, line in _lines(path) if line.strip())
+        first = next(rows, None)
+        if first is None:
             raise InputError(f"{path}: is empty", f"give a map as {_FORMS}")
-        chrom, pos, cm, rows = _columns(path, rows)
-        found: dict[str, list[tuple[int, float]]] = {}
-        for number, fields in rows:
+        chrom, pos, cm, has_header = _columns(path, first[1])
+        found: dict[str, tuple[array[int], array[float]]] = {}
+        for number, fields in rows if has_header else itertools.chain([first], rows):
             try:
                 name = plain_chromosome(fields[chrom]) if chrom >= 0 else ""
                 point = (int(fields[pos]), float(fields[cm]))
@@ -51,21 +57,19 @@ class GeneticMap:
                     f"{path}, line {number}: {' '.join(fields)!r} is no point of a map",
                     f"known forms: {_FORMS}",
                 ) from error
-            own = found.setdefault(name, [])
-            if not (np.isfinite(point[1]) and abs(point[0]) < _MAX_POSITION) or (
-                own and (point[0] < own[-1][0] or point[1] < own[-1][1])
+            own = found.setdefault(name, (array("q"), array("d")))
+            if not (math.isfinite(point[1]) and abs(point[0]) < _MAX_POSITION) or (
+                own[0] and (point[0] < own[0][-1] or point[1] < own[1][-1])
             ):
                 raise InputError(
                     f"{path}, line {number}: position or cM is smaller than in the line before",
                     "sort the map by position",
                 )
-            own.append(point)
+            own[0].append(point[0])
+            own[1].append(point[1])
         points = {
-            name: (
-                np.array([p for p, _ in own], dtype=np.int64),
-                np.array([c for _, c in own], dtype=np.float64),
-            )
-            for name, own in found.items()
+            name: (np.array(bp, dtype=np.int64), np.array(cms, dtype=np.float64))
+            for name, (bp, cms) in found.items()
         }
         return cls(points, str(path))
 
@@ -125,17 +129,27 @@ class GeneticMap:
         return np.asarray(cm, dtype=np.float64)
 
 
-def _lines(path: Path) -> list[str]:
-    """Lines of a map, which may be compressed with gzip, as SHAPEIT's and Eagle's come."""
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a map, which may be compressed with gzip, as SHAPEIT's and Eagle's come."""
+    number = size = 0
     try:
         check_regular(path)
-        data = read_bytes(path, _MAX_BYTES)
-        if data.startswith(b"\x1f\x8b"):
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as inflated:
-                data = inflated.read(_MAX_BYTES + 1)
-            if len(data) > _MAX_BYTES:
-                raise InputError(f"{path}: holds more than the {_MAX_BYTES:,} bytes of any map")
-        return data.decode().splitlines()
+        with path.open("rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            data = io.BufferedReader(gzip.GzipFile(fileobj=file)) if compressed else file
+            text = io.TextIOWrapper(data, encoding="utf-8")
+            while line := text.readline(_MAX_LINE):
+                number, size = number + 1, size + len(line)
+                if len(line) == _MAX_LINE:
+                    raise InputError(f"{path}, line {number}: is longer than the lines of any map")
+                if size > _MAX_BYTES or number > _MAX_LINES:
+                    raise InputError(
+                        f"{path}: holds more than the {_MAX_BYTES:,} bytes or {_MAX_LINES:,} lines "
+                        "of any map",
+                        "give the map of the chromosomes of the panel only",
+                    )
+                yield number, line
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or "damaged gzip"
         raise InputError(
@@ -145,11 +159,8 @@ def _lines(path: Path) -> list[str]:
         raise InputError(f"{path}: is not text", f"give a map as {_FORMS}") from error
 
 
-def _columns(
-    path: Path, rows: list[tuple[int, list[str]]]
-) -> tuple[int, int, int, list[tuple[int, list[str]]]]:
-    """Columns of chromosome (-1: none), position and cM, and the rows without the header."""
-    first = rows[0][1]
+def _columns(path: Path, first: list[str]) -> tuple[int, int, int, bool]:
+    """Columns of chromosome (-1: none), position and cM, and whether the first line is a header."""
     names = [name.lower().lstrip("#") for name in first]
 
     def place(*wanted: str) -> int:
@@ -159,11 +170,11 @@ def _columns(
         pos, cm = place("pos", "bp"), place("genetic_map", "cm", "gen")
         if pos < 0 or cm < 0:
             raise InputError(f"{path}: header {' '.join(first)!r} is not known", f"forms: {_FORMS}")
-        return place("chr"), pos, cm, rows[1:]
+        return place("chr"), pos, cm, True
     if len(first) >= _PLINK_COLUMNS:
-        return 0, 3, 2, rows
+        return 0, 3, 2, False
     if len(first) == _PLINK_COLUMNS - 1:
-        return 0, 1, 2, rows
+        return 0, 1, 2, False
     raise InputError(f"{path}: {len(first)} columns, at least 3 are needed", f"forms: {_FORMS}")
 
 

@@ -27,14 +27,13 @@ from snvrag.errors import InputError, MismatchError, OutputError, SnvragError
 from snvrag.index_kinds import BinaryKind, Kind, make_kind
 from snvrag.panel import Panel
 from snvrag.provenance import (
-    TEMPORARY,
     Progress,
     atomic_file,
     check_regular,
     digest_json,
     prepare_output_folder,
     read_json,
-    remove,
+    remove_temporaries,
     write_json,
 )
 from snvrag.retrieval import (
@@ -214,8 +213,7 @@ class IndexStore(WindowStore):
         store = cls(folder, plan, kind, Manifest({}), budget_bytes)
         with store._locked():
             # All is written with the lock held: who has it knows that nobody is writing these.
-            for leftover in folder.glob(f".[im]*{TEMPORARY}"):
-                remove(leftover)
+            remove_temporaries(folder, MANIFEST, "index_*.faiss")
             store._manifest = _open_manifest(folder, index_identity(panel, plan, kind), force)
             store._stamp = store._manifest_stamp()
         return store

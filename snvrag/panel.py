@@ -318,9 +318,9 @@ class Panel:
     def _strings(self, name: str) -> NDArray[np.str_]:
         data = self._read(name)
         characters = data.view(np.uint8)
-        # Blanks and what is below them would cut the lines of a VCF.
-        if ((characters <= ord(" ")) & (characters > 0)).any() or not data.all():
-            raise self._damaged(f"{name} holds empty names, or blanks in them")
+        # Tabs and line ends would cut the lines of a VCF; a blank may stand in names.
+        if ((characters < ord(" ")) & (characters > 0)).any() or not data.all():
+            raise self._damaged(f"{name} holds empty names, or control characters in them")
         try:
             return np.char.decode(data, "utf-8")
         except UnicodeDecodeError as error:

@@ -115,14 +115,18 @@ def check_output_file(path: Path, *, force: bool = False) -> None:
     What a process of this machine that was killed had written of it is removed.
 
     Raises:
-        OutputError: the parent folder is absent or read-only, ``path`` is a folder, or it
-            exists and ``force`` is not set.
+        OutputError: the parent folder is absent or read-only, ``path`` is a folder, a device or
+            a pipe, or it exists and ``force`` is not set.
     """
     parent = path.parent
     if not parent.is_dir():
         raise OutputError(f"{path}: the folder {parent} does not exist", f"mkdir -p {parent}")
     if path.is_dir():
         raise OutputError(f"{path} is a folder, not a file", "give the name of a file")
+    if path.exists() and not path.is_file():
+        raise OutputError(
+            f"{path}: is a device or a pipe, which a file would replace", "give the name of a file"
+        )
     if path.exists() and not force:
         raise OutputError(f"{path} exists already", "add --force to replace it")
     _check_writable(parent)
@@ -175,13 +179,29 @@ def _where_pids_count() -> str:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove temporaries of ``path`` whose process, of this machine, is no more."""
-    for other in path.parent.iterdir():
+    try:
+        others = list(path.parent.iterdir())
+    except OSError:
+        # A folder may be written to and not listed.
+        return
+    for other in others:
         for own in {path.name, _PROBE}:
             begins = other.name.startswith(f".{own}.")
             found = _PID.match(other.name, len(own) + 1) if begins else None
             if found and found[1] == _where_pids_count() and not _is_alive(int(found[2])):
                 with contextlib.suppress(OSError):
                     other.unlink()
+
+
+def remove_temporaries(folder: Path, *names: str) -> None:
+    """Remove temporaries of files of these names, which are patterns, whoever wrote them.
+
+    Call it with the folder's lock held, for names that are written with it held only: others may
+    be writing files of their own there.
+    """
+    for name in (*names, _PROBE):
+        for path in folder.glob(f".{name}.*{TEMPORARY}"):
+            remove(path)
 
 
 def _is_alive(pid: int) -> bool:

@@ -17,12 +17,13 @@ from snvrag.arrays import map_array
 from snvrag.chunks import Chunk, ChunkPlanner, Part, Plan
 from snvrag.errors import InputError, MismatchError, OutputError
 from snvrag.folder_lock import folder_lock
-from snvrag.provenance import TEMPORARY, atomic_file, read_json, remove, write_json
+from snvrag.provenance import atomic_file, read_json, remove, remove_temporaries, write_json
 
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-_SHARED = "shared-"
+_PARTS = "part-[0-9]*.npy"
+_SHARED, _RANDOM_BYTES = "shared-", 4
 
 
 def check_space(folder: Path, output: Path, n_sites: int, n_haplotypes: int) -> None:
@@ -158,15 +159,14 @@ def _claim(folder: Path, identity: dict[str, Any], *, force: bool) -> None:
 
 
 def _parts_of(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("part-*.npy") if path.exists()]
+    return [path for path in folder.glob(_PARTS) if path.exists()]
 
 
 def _remove_remains(folder: Path) -> None:
     """Remove what a process that was killed left behind, parts begun and shared arrays."""
-    for path in folder.glob(f".*{TEMPORARY}"):
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-    for path in folder.glob(f"{_SHARED}*"):
+    # The folder may be one that holds other things too.
+    remove_temporaries(folder, PLAN, _PARTS)
+    for path in folder.glob(_SHARED + 2 * _RANDOM_BYTES * "[0-9a-f]"):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -179,7 +179,7 @@ def shared_arrays(folder: Path, **arrays: NDArray[Any]) -> Iterator[Path]:
     Raises:
         OutputError: they cannot be written.
     """
-    place = folder / f"{_SHARED}{secrets.token_hex(4)}"
+    place = folder / f"{_SHARED}{secrets.token_hex(_RANDOM_BYTES)}"
     try:
         try:
             place.mkdir()

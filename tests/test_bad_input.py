@@ -243,10 +243,66 @@ def test_settings_of_a_run_that_were_changed_are_noticed(tmp_path):
         load_run(tmp_path)
 
 
-def test_a_map_takes_no_more_memory_than_it_may(tmp_path):
+@pytest.mark.parametrize(("key", "value"), [("GP", "0,1,0"), ("HDS", "1,0"), ("DS", "1")])
+def test_a_record_that_is_missing_in_all_samples_is_missing(tmp_path, key, value):
+    path = tmp_path / "i.vcf"
+    path.write_text(
+        "##fileformat=VCFv4.2\n##contig=<ID=20>\n"
+        f'##FORMAT=<ID={key},Number=.,Type=Float,Description="x">\n'
+        "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT\ta\tb\n"
+        f"20\t1\t.\tA\tG\t.\t.\t.\t{key}\t.\t.\n20\t2\t.\tA\tG\t.\t.\t.\t{key}\t{value}\t.\n"
+    )
+    with DosageReader(path) as reader:
+        first, second = reader
+    np.testing.assert_array_equal(first.dosage, [np.nan, np.nan])
+    np.testing.assert_array_equal(first.genotype, [-1, -1])
+    np.testing.assert_array_equal(second.dosage, [1, np.nan])
+    np.testing.assert_array_equal(second.genotype, [1, -1])
+    if first.probability is not None:
+        assert np.isnan(first.probability).all()
+
+
+@pytest.mark.parametrize("name", ["HLA-A*01:01:01:01", "gi|568815|ref", "chrUn_KI270742v1"])
+def test_contigs_that_the_header_does_not_name(source, tmp_path, name):
+    text = (
+        source.read_text()
+        .replace("##contig=<ID=20,length=1000000>\n", "")
+        .replace("\n20\t", f"\n{name}\t")
+    )
+    source.write_text(text)
+    assert convert(source, tmp_path / "o.h5").n_sites == 40
+
+
+def test_a_map_as_large_as_eagles_is_read(tmp_path):
+    path = tmp_path / "m.gz"
+    lines = [f"{i} 1000 1 {i * 1e-3}{' ' * 60_000}\n" for i in range(1, 2001)]
+    with gzip.open(path, "wt", compresslevel=1) as file:
+        file.write("chr position COMBINED_rate(cM/Mb) Genetic_Map(cM)\n")
+        file.writelines(lines)
+    assert len(GeneticMap.read(path).points) == 2000
+
+
+def test_blanks_in_names_of_samples_and_sites_are_names(tmp_path):
+    path, panel = tmp_path / "p.vcf", tmp_path / "p.h5"
+    header = "##fileformat=VCFv4.2\n##contig=<ID=20>\n" + (
+        '##FORMAT=<ID=GT,Number=1,Type=String,Description="g">\n'
+    )
+    columns = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT\tNA 1\tNA 2\n"
+    path.write_text(f"{header}{columns}20\t100\trs 1\tA\tG\t.\t.\t.\tGT\t0|1\t1|0\n")
+    convert(path, panel)
+    with Panel.open(panel) as opened:
+        assert opened.samples == ("NA 1", "NA 2")
+        assert opened.sites.id.tolist() == ["rs 1"]
+
+
+def test_a_map_takes_no_more_memory_than_it_may(tmp_path, monkeypatch):
     path = tmp_path / "m.gz"
     path.write_bytes(mutations.gzip_bomb(100))
-    with pytest.raises(InputError, match="bytes of any map"):
+    with pytest.raises(InputError, match="line 1: is longer"):
+        GeneticMap.read(path)
+    monkeypatch.setattr("snvrag.genetic_map._MAX_LINES", 3)
+    path.write_text("20 . 1.0 100\n" * 4)
+    with pytest.raises(InputError, match="3 lines of any map"):
         GeneticMap.read(path)
     path.write_text(f"20 . 1.0 {2**63}\n")
     with pytest.raises(InputError, match="line 1"):

@@ -172,9 +172,11 @@ def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
     half.mkdir()
     (half / "model.safetensors").touch()
     (tmp_path / ".model.safetensors.17-cd.tmp").touch()
-    (tmp_path / "notes.tmp").touch()
+    others = {"notes.tmp", ".report.html.17-ef.tmp", ".notes.tmp"}
+    for name in others:
+        (tmp_path / name).touch()
     remove_leftovers(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"checkpoints", "notes.tmp"}
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoints", *others}
     assert list((tmp_path / "checkpoints").iterdir()) == [whole]
 
 

@@ -16,6 +16,7 @@ from conftest import mosaic, write_panel_and_truth, write_vcf
 from safetensors import SafetensorError
 
 from snvrag import checkpoint, compiling, imputed_file, provenance, trainer
+from snvrag.chunks import Plan
 from snvrag.cli.app import run as run_command
 from snvrag.config import WindowConfig, run_config
 from snvrag.conversion import convert
@@ -32,6 +33,7 @@ from snvrag.run_log import RunLog
 from snvrag.training import train
 from snvrag.unfailing_file import UnfailingFile
 from snvrag.windows import WindowPlan
+from snvrag.workdir import work_directory
 
 FULL = Path("/dev/full")
 NEEDS_FULL = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
@@ -285,6 +287,24 @@ def test_leftovers_in_an_index_folder_go_with_the_next_process(case, tmp_path):
         (folder / name).touch()
     build_index(case / "panel.h5", folder)
     assert names(folder) == [".lock", "index_0.faiss", "manifest.json"]
+
+
+def test_a_work_directory_that_holds_other_things_keeps_them(tmp_path):
+    own = [".plan.json.0-1-2.tmp", ".part-00003.npy.0-1-2.tmp", "shared-0123abcd"]
+    others = [".a.vcf.gz.0-1-2.tmp", ".notes.tmp", "part-of-it.npy", "shared-data", "shared-me"]
+    for name in own + others:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    with work_directory(tmp_path, {}, Plan([], [0]), force=True, keep=True):
+        assert names(tmp_path) == sorted([".lock", "plan.json", *others])
+    assert names(tmp_path) == sorted([".lock", "plan.json", *others])
+
+
+def test_a_device_or_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(OutputError, match="device or a pipe"):
+            check_output_file(path, force=True)
 
 
 class Writer:

@@ -207,6 +207,9 @@ def _genotype_dosage(alleles: NDArray[np.int32]) -> NDArray[np.int8]:
 def _three(probability: NDArray[np.float32]) -> NDArray[np.float32]:
     """GP [n, 3]; the absent third value of a haploid sample is 0, missing ones stay NaN."""
     n_values = probability.shape[1]
+    if n_values == 1 and np.isnan(probability).all():
+        # Missing in all samples.
+        return np.full((len(probability), 3), np.nan, dtype=np.float32)
     if not _DIPLOID <= n_values <= _DIPLOID + 1:
         raise ValueError(f"{n_values} genotype probabilities of two alleles")
     three = np.zeros((len(probability), 3), dtype=np.float32)
@@ -225,8 +228,12 @@ def _products(haplotypes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _sum_present(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Sum over haplotypes; the absent second one of a haploid sample (NaN) counts nothing."""
-    return np.asarray(np.nansum(np.asarray(values, dtype=np.float64), axis=1))
+    """Sum over haplotypes; the absent second one of a haploid sample (NaN) counts nothing.
+
+    NaN where all are missing.
+    """
+    found = np.asarray(np.nansum(np.asarray(values, dtype=np.float64), axis=1))
+    return np.where(np.isnan(values).all(axis=1), np.nan, found)
 
 
 def _qualities(record: Any) -> tuple[float, ...]:

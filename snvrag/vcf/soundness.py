@@ -24,7 +24,10 @@ _PIECE_BYTES = 1 << 21
 _MAX_BLOCK_TEXT = 1 << 16
 _EXTRA_HEAD = bytes.fromhex("1f8b0804")
 _FIXED_COLUMNS, _WITH_FORMAT = 8, 9
-_CONTIG = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.*+-]*")
+# Section 1.4.7 of the VCF specification, but for what begins a line of the header.
+_CONTIG = re.compile(rb"[0-9A-Za-z!$%&+./:;?@^_|~-][0-9A-Za-z!#$%&*+./:;=?@^_|~-]*")
+# htslib takes POS without a digit for 0.
+_START = re.compile(rb"\n([^\t\n]*)(\t\d)?")
 END_OF_VECTOR = np.iinfo(np.int32).min + 1
 """Where a genotype of fewer alleles than others ends."""
 _BEYOND = np.iinfo(np.int32).max
@@ -93,20 +96,20 @@ def check_text(
         first that is not sound, if there is one.
     """
     known = {name.encode() for name in contigs}
-    # Lines that do not begin with a known contig and a digit: htslib takes POS without one for 0.
-    pattern = rb"\n(?!(?:%s)\t\d)([^\t\n]*)(\t\d)?" % b"|".join(map(re.escape, known))
-    other = re.compile(pattern)
     names: dict[bytes, None] = {}
     records = 0
     try:
         with source.open("rb", buffering=_PIECE_BYTES) as file:
             for lines in _lines(_pieces(file), most_bytes(n_samples)):
                 bad = _first_odd(lines, n_samples)
-                for found in other.finditer(lines, 0, bad - 1):
+                for found in _START.finditer(lines, 0, bad - 1):
+                    if found[1] in known and found[2]:
+                        continue
                     if not (_CONTIG.fullmatch(found[1]) and found[2]):
                         bad = found.start() + 1
                         break
                     names[found[1]] = None
+                    known.add(found[1])
                 records += lines.count(b"\n", 1, bad)
                 if bad < len(lines):
                     return [name.decode() for name in names], records
