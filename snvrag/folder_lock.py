@@ -1,8 +1,11 @@
 """One process at a time in a folder that it writes to for long."""
 
 import contextlib
+import errno
 import fcntl
+import functools
 import json
+import logging
 import os
 import shlex
 import socket
@@ -14,8 +17,12 @@ from pathlib import Path
 from snvrag.errors import MismatchError, OutputError
 from snvrag.provenance import prepare_output_folder
 
+logger = logging.getLogger(__name__)
+
 LOCK = ".lock"
 """Stays in the folder; whether it is locked is what counts."""
+# What file systems say that know no locks, such as Lustre mounted with noflock.
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 _MOST_BYTES = 4096
 _MOST_SHOWN = 100
 
@@ -42,7 +49,7 @@ def folder_lock(folder: Path, hint: str) -> Iterator[None]:
                 prepare_output_folder(folder)
                 descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
                 stack.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                take_lock(descriptor, folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
         except BlockingIOError as error:
@@ -61,6 +68,26 @@ def folder_lock(folder: Path, hint: str) -> Iterator[None]:
                     folder.rmdir()
             raise
         yield
+
+
+def take_lock(descriptor: int, folder: Path, how: int) -> None:
+    """As :func:`fcntl.flock`; where the file system knows no locks, a warning and no lock.
+
+    Raises:
+        OSError: the lock is another process's (BlockingIOError), or cannot be taken.
+    """
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _warn_once(folder, error.strerror)
+
+
+@functools.cache
+def _warn_once(folder: Path, why: str) -> None:
+    text = "%s: its file system knows no locks (%s); see to it that one process at a time uses it"
+    logger.warning(text, folder, why)
 
 
 def _is_locked(descriptor: int) -> bool:

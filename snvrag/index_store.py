@@ -24,6 +24,7 @@ from typing import Any
 
 from snvrag.config import WindowConfig
 from snvrag.errors import InputError, MismatchError, OutputError, SnvragError
+from snvrag.folder_lock import take_lock
 from snvrag.index_kinds import BinaryKind, Kind, make_kind
 from snvrag.panel import Panel
 from snvrag.provenance import (
@@ -338,7 +339,7 @@ class IndexStore(WindowStore):
                 # Someone may have removed the folder while it was in use.
                 self.folder.mkdir(parents=True, exist_ok=True)
                 handle = stack.enter_context((self.folder / LOCK).open("ab"))
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                take_lock(handle.fileno(), self.folder, fcntl.LOCK_EX)
             except OSError as error:
                 message = f"{self.folder}: cannot be locked ({error.strerror})"
                 raise OutputError(message, _CHOOSE_ANOTHER) from error

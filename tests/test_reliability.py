@@ -1,5 +1,6 @@
 """Kills, signals, full disks and changed inputs at moments that once did harm, or could."""
 
+import errno
 import json
 import os
 import resource
@@ -645,6 +646,19 @@ def test_a_lock_whose_folder_was_removed_meanwhile_is_taken_anew(tmp_path, monke
     monkeypatch.setattr(fcntl, "flock", flock)
     with folder_lock(folder, "wait"):
         assert json.loads((folder / LOCK).read_text())["pid"] == os.getpid()
+
+
+def test_a_file_system_without_locks_is_a_warning(case, tmp_path, monkeypatch, caplog):
+    def flock(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with folder_lock(tmp_path / "w", "wait"):
+        assert names(tmp_path / "w") == [LOCK]
+    report = build_index(case / "panel.h5", tmp_path / "i")
+    assert report.built == report.num_windows > 1
+    told = [record.getMessage() for record in caplog.records if "no locks" in record.getMessage()]
+    assert len(told) == 2, "one for each folder"
 
 
 def test_two_conversions_onto_one_file_leave_a_whole_one(case, tmp_path):
