@@ -655,7 +655,8 @@ def test_a_file_system_without_locks_is_a_warning(case, tmp_path, monkeypatch, c
     monkeypatch.setattr("fcntl.flock", flock)
     with folder_lock(tmp_path / "w", "wait"):
         assert names(tmp_path / "w") == [LOCK]
-    report = build_index(case / "panel.h5", tmp_path / "i")
+    size = WindowConfig(window_size=40, max_seq_len=41)
+    report = build_index(case / "panel.h5", tmp_path / "i", config=size)
     assert report.built == report.num_windows > 1
     told = [record.getMessage() for record in caplog.records if "no locks" in record.getMessage()]
     assert len(told) == 2, "one for each folder"
