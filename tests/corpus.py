@@ -42,7 +42,7 @@ SECONDS, FIRST_SECONDS = 30, 300
 EXTRA_BYTES = 400 << 20
 ADDRESS_BYTES = 3 << 30
 OURS = Path(__file__).parent
-_SHORT = 40
+_SHORT = 79
 SOUND, REFUSED, OTHERWISE = "accepted as sound", "refused", "DEFECT"
 
 Prepare = Callable[[Path], None]

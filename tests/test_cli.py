@@ -258,7 +258,9 @@ def test_settings_from_toml_and_options_over_them(capsys, folder):
 
 @pytest.mark.slow
 def test_train_without_a_panel_uses_the_bundled_example(capsys, folder):
-    assert run(["train", "--window-size", "511", "--epochs", "1"]) == 0
+    # The example's own preset, tiny, takes long; the README's commands have it.
+    quick = ["--preset", "light", "--epochs", "1", "--epoch-batches", "60"]
+    assert run(["train", "--window-size", "511", *quick]) == 0
     captured = capsys.readouterr()
     said = [x for x in captured.err.splitlines() if "bundled example" in x]
     assert said == [
