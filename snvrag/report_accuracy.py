@@ -23,6 +23,8 @@ from snvrag.report_figures import (
 )
 
 _MOST_SAMPLES, _MOST_ROWS = 150, 500
+# A share of fewer predictions jumps between 0 and 1 and hides the others.
+_LEAST_PAIRS = 10
 
 
 def accuracy_section(evaluations: Sequence[SavedEvaluation]) -> str:
@@ -239,7 +241,8 @@ def calibration_section(evaluations: Sequence[SavedEvaluation]) -> str:
     intro = (
         '<p class="note">On the dashed line predictions hold what they promise; below it they '
         "promise too much. ECE, the expected calibration error, is the mean distance from it, "
-        "weighted by the number of predictions.</p>"
+        "weighted by the number of predictions. "
+        f"Points of fewer than {_LEAST_PAIRS} predictions are in the tables only.</p>"
     )
     words = (
         f"<p>Without genotype probabilities (GP or HDS): {escape(', '.join(missing))}.</p>"
@@ -255,19 +258,15 @@ def _reliability(
     y: str,
     found: Sequence[tuple[int, str, Sequence[CalibrationBin], float]],
 ) -> str:
-    lines = [
-        Line(
-            f"{label} (ECE {number(ece)})",
-            [b.predicted for b in bins],
-            [b.observed for b in bins],
-            style,
-            tips=[
-                f"{label}: said {number(b.predicted, 3)}, was {number(b.observed, 3)} ({b.n:,})"
-                for b in bins
-            ],
-        )
-        for style, label, bins, ece in found
-    ]
+    lines = []
+    for style, label, bins, ece in found:
+        shown = [b for b in bins if b.n >= _LEAST_PAIRS]
+        tips = [
+            f"{label}: said {number(b.predicted, 3)}, was {number(b.observed, 3)} ({b.n:,})"
+            for b in shown
+        ]
+        x_values, y_values = [b.predicted for b in shown], [b.observed for b in shown]
+        lines.append(Line(f"{label} (ECE {number(ece)})", x_values, y_values, style, tips=tips))
     rows = [
         [label, number(b.predicted), number(b.observed), f"{b.n:,}"]
         for _, label, bins, _ in found
