@@ -55,19 +55,23 @@ def folder_lock(folder: Path, hint: str) -> Iterator[None]:
         except BlockingIOError as error:
             holder = _described(os.pread(descriptor, _MOST_BYTES, 0))
             raise MismatchError(f"{folder}: is in use by {holder}", hint) from error
-        except OSError as error:
-            raise OutputError(
-                f"{folder}: cannot be locked ({error.strerror})", "choose another folder"
-            ) from error
-        except BaseException:
-            # Interrupted. Where somebody else has it, it is not empty.
+        except BaseException as error:
             if not existed:
-                if _is_lock_of(folder, descriptor) and _is_locked(descriptor):
-                    (folder / LOCK).unlink()
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+                _leave(folder, descriptor)
+            if isinstance(error, OSError):
+                raise OutputError(
+                    f"{folder}: cannot be locked ({error.strerror})", "choose another folder"
+                ) from error
             raise
         yield
+
+
+def _leave(folder: Path, descriptor: int) -> None:
+    """Remove a folder that was made to be locked, unless somebody else has it by now."""
+    with contextlib.suppress(OSError):
+        if _is_lock_of(folder, descriptor) and _is_locked(descriptor):
+            (folder / LOCK).unlink()
+        folder.rmdir()
 
 
 def take_lock(descriptor: int, folder: Path, how: int) -> None:

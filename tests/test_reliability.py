@@ -630,6 +630,20 @@ def test_a_folder_whose_locking_is_interrupted_is_removed(tmp_path, monkeypatch,
     assert names(tmp_path) == []
 
 
+def test_a_lock_that_a_full_disk_refuses_leaves_no_folder(tmp_path, monkeypatch):
+    def full(descriptor, data, offset):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OutputError, match="No space left"), folder_lock(tmp_path / "w", "wait"):
+        pass
+    assert names(tmp_path) == []
+    (tmp_path / "w").mkdir()
+    with pytest.raises(OutputError, match="No space left"), folder_lock(tmp_path / "w", "wait"):
+        pass
+    assert names(tmp_path) == ["w"]
+
+
 def test_a_lock_whose_folder_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
     folder, removed = tmp_path / "w", []
     import fcntl
