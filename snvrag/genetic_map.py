@@ -22,6 +22,7 @@ CM_PER_MB = 1.0
 _PLINK_COLUMNS = 4
 # Eagle's map of the whole genome has 3.3 million lines and more than 100 MB.
 _MAX_BYTES = 256 * 2**20
+_MAX_COMPRESSED = 64 * 2**20
 _MAX_LINES = 1 << 24
 _MAX_LINE = 1 << 16
 _MAX_POSITION = 1 << 40
@@ -50,6 +51,8 @@ class GeneticMap:
         found: dict[str, tuple[array[int], array[float]]] = {}
         for number, fields in rows if has_header else itertools.chain([first], rows):
             try:
+                if len(fields) != len(first[1]):
+                    raise ValueError("another number of columns")
                 name = plain_chromosome(fields[chrom]) if chrom >= 0 else ""
                 point = (int(fields[pos]), float(fields[cm]))
             except (ValueError, IndexError) as error:
@@ -137,6 +140,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open("rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
+            # Python's gzip passes over zeros behind the data byte by byte.
+            if path.stat().st_size > (_MAX_COMPRESSED if compressed else _MAX_BYTES):
+                raise _too_large(path)
             data = io.BufferedReader(gzip.GzipFile(fileobj=file)) if compressed else file
             text = io.TextIOWrapper(data, encoding="utf-8")
             while line := text.readline(_MAX_LINE):
@@ -144,11 +150,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if len(line) == _MAX_LINE:
                     raise InputError(f"{path}, line {number}: is longer than the lines of any map")
                 if size > _MAX_BYTES or number > _MAX_LINES:
-                    raise InputError(
-                        f"{path}: holds more than the {_MAX_BYTES:,} bytes or {_MAX_LINES:,} lines "
-                        "of any map",
-                        "give the map of the chromosomes of the panel only",
-                    )
+                    raise _too_large(path)
                 yield number, line
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or "damaged gzip"
@@ -157,6 +159,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not text", f"give a map as {_FORMS}") from error
+
+
+def _too_large(path: Path) -> InputError:
+    return InputError(
+        f"{path}: holds more than the {_MAX_BYTES:,} bytes ({_MAX_COMPRESSED:,} compressed) or "
+        f"{_MAX_LINES:,} lines of any map",
+        "give the map of the chromosomes of the panel only",
+    )
 
 
 def _columns(path: Path, first: list[str]) -> tuple[int, int, int, bool]:
@@ -171,11 +181,13 @@ def _columns(path: Path, first: list[str]) -> tuple[int, int, int, bool]:
         if pos < 0 or cm < 0:
             raise InputError(f"{path}: header {' '.join(first)!r} is not known", f"forms: {_FORMS}")
         return place("chr"), pos, cm, True
-    if len(first) >= _PLINK_COLUMNS:
+    if len(first) == _PLINK_COLUMNS:
         return 0, 3, 2, False
     if len(first) == _PLINK_COLUMNS - 1:
         return 0, 1, 2, False
-    raise InputError(f"{path}: {len(first)} columns, at least 3 are needed", f"forms: {_FORMS}")
+    raise InputError(
+        f"{path}: {len(first)} columns without a header, not 3 or 4", f"forms: {_FORMS}"
+    )
 
 
 def _is_number(text: str) -> bool:

@@ -42,6 +42,15 @@ def test_compressed_maps_read_alike_and_damaged_ones_are_refused(tmp_path):
         GeneticMap.read(path)
 
 
+@pytest.mark.parametrize("line", ["20 . 1.5 1500\f20 . 1.6 1600", "20 . 1.5", "20 . 1.5 1500 7"])
+def test_a_line_of_other_columns_is_no_point(tmp_path, line):
+    """A point that is lost in the line before would be missed by nobody."""
+    path = tmp_path / "map"
+    path.write_text(f"20 . 1.0 1000\n{line}\n20 . 2.0 2000\n")
+    with pytest.raises(InputError, match=r"line 2: .* is no point of a map"):
+        GeneticMap.read(path)
+
+
 def test_several_points_at_one_position_are_taken(tmp_path):
     """Minimac4 stops on them with an assertion; real maps have them."""
     path = tmp_path / "map"
