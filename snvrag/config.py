@@ -255,6 +255,7 @@ class TrainConfig:
         ):
             value = getattr(self, name)
             _require(value >= 0, f"--{name.replace('_', '-')} {value}: must not be negative")
+            _require(value < 1 << 63, f"--{name.replace('_', '-')} {value}: must be below 2^63")
         for name in ("lr", "weight_decay", "clip", "focal_gamma", "genotype_weight", "min_delta"):
             value = getattr(self, name)
             flag = "gamma" if name == "focal_gamma" else name.replace("_", "-")

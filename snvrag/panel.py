@@ -424,6 +424,8 @@ class Panel:
     def _chromosomes(self) -> list[tuple[str, int]]:
         chrom = self._chrom
         starts = np.flatnonzero(np.r_[True, chrom[1:] != chrom[:-1]])
+        if len(set(chrom[starts])) < len(starts):
+            raise self._damaged("variants/CHROM has a chromosome in two places")
         sizes = np.diff(np.r_[starts, len(chrom)])
         return [(str(chrom[i]), int(n)) for i, n in zip(starts, sizes, strict=True)]
 

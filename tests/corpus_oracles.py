@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def genotypes(path: Path) -> tuple[list[str], Rows]:
         chrom, pos, _, ref, alt = row[:5]
         if len(ref) == len(alt) == 1 and ref in "ACGTNacgtn" and alt in "ACGTNacgtn":
             at = row[8].split(":").index("GT")
-            calls = tuple(cell.split(":")[at] for cell in row[9:])
+            # 00|1 is 0|1.
+            calls = tuple(re.sub(r"\b0+(?=\d)", "", cell.split(":")[at]) for cell in row[9:])
             found.setdefault((chrom, int(pos), ref, alt), calls)
     return rows[0][9:], [(*site, *calls) for site, calls in found.items()]
 

@@ -14,6 +14,7 @@ import pytest
 from conftest import mosaic, write_vcf
 from helpers_vcf import BGZF_EOF, bgzip, block
 
+from snvrag.config import run_config
 from snvrag.conversion import convert
 from snvrag.errors import InputError, MismatchError, UsageError
 from snvrag.genetic_map import GeneticMap
@@ -346,3 +347,28 @@ def test_no_more_threads_than_there_can_be(monkeypatch):
 
     with pytest.raises(UsageError, match="--threads"):
         set_threads(2**40)
+
+
+def test_a_seed_beyond_what_torch_takes_is_refused():
+    with pytest.raises(UsageError, match=r"--seed 1180591620717411303424: must be below 2\^63"):
+        run_config({"preset": "light", "seed": 1 << 70})
+
+
+def test_a_panel_with_a_chromosome_in_two_places_is_damaged(source, tmp_path):
+    panel = tmp_path / "p.h5"
+    convert(source, panel)
+    with h5py.File(panel, "r+") as file:
+        names = file["variants/CHROM"][...].astype("S2")
+        names[10:20] = b"21"
+        del file["variants/CHROM"]
+        file.create_dataset("variants/CHROM", data=names)
+    with Panel.open(panel) as opened, pytest.raises(InputError, match="in two places"):
+        opened.chromosomes()
+
+
+@pytest.mark.parametrize(("column", "value"), [(1, "2147483648"), (3, "")])
+def test_imputed_records_without_position_or_ref_are_damage(source, column, value):
+    """They would be passed over as sites that the panel lacks."""
+    change(source, column, value)
+    with DosageReader(source) as reader, pytest.raises(InputError, match="damaged after record 10"):
+        list(reader)

@@ -134,8 +134,9 @@ class _TextBatch(Batch):
     _ploidy: NDArray[np.int64] | None = None
 
     def _header(self) -> bytes:
-        lines = [self._handle.readline(MAX_HEADER)]
-        while lines[-1].startswith(b"##") and sum(map(len, lines)) < MAX_HEADER:
+        lines, size = [self._handle.readline(MAX_HEADER)], 0
+        while lines[-1].startswith(b"##") and size < MAX_HEADER:
+            size += len(lines[-1])
             lines.append(self._handle.readline(MAX_HEADER))
         return b"".join(lines)
 

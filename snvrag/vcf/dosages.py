@@ -107,6 +107,9 @@ class DosageReader:
                 next_place = f"{record.CHROM}:{record.POS}"
                 # Not text, if it raises.
                 len(record.REF + "".join(record.ALT))
+                # A position that is too large comes out below 0, and no REF as a point.
+                if record.POS < 0 or record.REF in {"", "."}:
+                    raise ValueError("no position, or no REF")
                 number, place = number + 1, next_place
                 yield record
         except Exception as error:  # cyvcf2 raises bare Exception for what htslib rejects
