@@ -7,7 +7,6 @@ read is looked at first. A region that is read by an index is not: that would be
 import io
 import itertools
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,11 +17,9 @@ from numpy.typing import NDArray
 from snvrag.vcf import bcf
 from snvrag.vcf.blocks import NO_SECOND_HAPLOTYPE
 from snvrag.vcf.files import GZIP_MAGIC, header_contigs
-from snvrag.vcf.text import MAX_HEADER, DoubtError, most_bytes
+from snvrag.vcf.text import BLOCK_HEAD, MAX_HEADER, DoubtError, inflate_block, most_bytes
 
 _PIECE_BYTES = 1 << 21
-_MAX_BLOCK_TEXT = 1 << 16
-_EXTRA_HEAD = bytes.fromhex("1f8b0804")
 _FIXED_COLUMNS, _WITH_FORMAT = 8, 9
 # Section 1.4.7 of the VCF specification, but for what begins a line of the header.
 _CONTIG = re.compile(rb"[0-9A-Za-z!$%&+./:;?@^_|~-][0-9A-Za-z!#$%&*+./:;=?@^_|~-]*")
@@ -237,17 +234,10 @@ def _inflated(file: BinaryIO) -> Iterator[bytes]:
     while head := file.read(12):
         extra = file.read(int.from_bytes(head[10:12], "little"))
         size = _block_size(extra)
-        if head[:4] != _EXTRA_HEAD or size is None:
+        if head[:4] != BLOCK_HEAD or size is None:
             raise DoubtError
         block = head + extra + file.read(max(0, size - len(head) - len(extra)))
-        inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        try:
-            part = inflater.decompress(block, _MAX_BLOCK_TEXT + 1)
-        except zlib.error as error:
-            raise DoubtError from error
-        if not inflater.eof or inflater.unused_data or len(part) > _MAX_BLOCK_TEXT:
-            raise DoubtError
-        if part:
+        if part := inflate_block(block):
             yield part
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from snvrag.vcf.files import BGZF_EOF, GZIP_MAGIC
 
 # A block of BGZF: gzip with one extra field, which holds the block's size less one.
-_BLOCK_HEAD = bytes.fromhex("1f8b0804")
+BLOCK_HEAD = bytes.fromhex("1f8b0804")
 _BLOCK_EXTRA = bytes.fromhex("060042430200")
 _HEAD_BYTES = 18
 _MAX_BLOCK_TEXT = 1 << 16
@@ -84,7 +84,7 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
             if not data:
                 raise DoubtError
         head = data[at : at + _HEAD_BYTES]
-        if not (head.startswith(_BLOCK_HEAD) and head[10:16] == _BLOCK_EXTRA):
+        if not (head.startswith(BLOCK_HEAD) and head[10:16] == _BLOCK_EXTRA):
             raise DoubtError
         end = at + int.from_bytes(head[16:18], "little") + 1
         block = data[at:end]
@@ -99,18 +99,27 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
         yield block
 
 
+def inflate_block(block: bytes) -> bytes:
+    """The content of one BGZF block.
+
+    Raises:
+        DoubtError: it is damaged, or more than one.
+    """
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        part = inflater.decompress(block, _MAX_BLOCK_TEXT + 1)
+    except zlib.error as error:
+        raise DoubtError from error
+    # The end of a block is only seen with its checksum and size found right.
+    if not inflater.eof or inflater.unused_data or len(part) > _MAX_BLOCK_TEXT:
+        raise DoubtError
+    return part
+
+
 def _inflate(blocks: list[bytes]) -> bytes:
-    parts = []
-    for block in blocks:
-        inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        try:
-            part = inflater.decompress(block, _MAX_BLOCK_TEXT + 1)
-        except zlib.error as error:
-            raise DoubtError from error
-        # The end of a block is only seen with its checksum and size found right.
-        if not inflater.eof or inflater.unused_data or not 0 < len(part) <= _MAX_BLOCK_TEXT:
-            raise DoubtError
-        parts.append(part)
+    parts = [inflate_block(block) for block in blocks]
+    if not all(parts):
+        raise DoubtError
     return b"".join(parts)
 
 
