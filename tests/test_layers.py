@@ -14,7 +14,6 @@ ORDER = (
         "provenance",
         "arrays",
         "folder_lock",
-        "compiling",
         "config",
         "sites",
         "genetic_map",
